@@ -1,1 +1,15 @@
-//! x
+//! vault-token-operator: every Kubernetes pod gets its own Vault token, and loses it when it goes.
+//!
+//! The modules depend on each other in one direction only:
+//! [`api`] <- [`domain`] <- ([`vault`], [`wire`]) <- ([`operator`], [`init`]).
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cluster;
+pub mod domain;
+pub mod http;
+pub mod init;
+pub mod operator;
+pub mod text;
+pub mod vault;
+pub mod wire;

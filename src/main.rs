@@ -1,1 +1,130 @@
-fn main() {}
+//! Arguments -> checked settings -> run.
+#![forbid(unsafe_code)]
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{Directive, EnvFilter};
+use vault_token_operator::{api, init, operator};
+
+/// Gives every Kubernetes pod its own Vault token, and takes it back when the pod goes.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// Form of the log lines
+    #[arg(long, env = "VTO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or targets with levels as in info,kube=debug
+    #[arg(long, env = "VTO_LOG", value_name = "FILTER", default_value = "info", global = true)]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the operator: serve the VaultTokenRequests of the cluster
+    Run(Box<operator::Arguments>),
+    /// Run as an init container: get the pod's token, write it to a file, and end
+    Init(init::Arguments),
+    /// Print the custom resource definitions, as in crds/
+    Crds,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), String> {
+    if let Command::Crds = cli.command {
+        return print_crds();
+    }
+    log(cli.log_format, &cli.log).unwrap_or_else(usage);
+    // Whoever else has installed one has installed the same: there is no other in this program.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match cli.command {
+        Command::Run(arguments) => {
+            let settings = arguments.check().unwrap_or_else(usage);
+            runtime(tokio::runtime::Builder::new_multi_thread())?.block_on(async {
+                let stop = stop_signal()?;
+                operator::run(settings, stop).await
+            })
+        }
+        Command::Init(arguments) => {
+            let settings = arguments.check().unwrap_or_else(usage);
+            runtime(tokio::runtime::Builder::new_current_thread())?.block_on(async {
+                let stop = stop_signal()?;
+                tokio::select! {
+                    outcome = init::run(settings) => outcome,
+                    () = stop => Err("ended by a signal before the token was there".to_owned()),
+                }
+            })
+        }
+        Command::Crds => Ok(()),
+    }
+}
+
+/// Ends with a message about a wrong argument, in the form and with the exit status that clap has for it.
+fn usage<T>(message: String) -> T {
+    Cli::command().error(ErrorKind::ValueValidation, message).exit()
+}
+
+fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, String> {
+    builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + Sync, String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: what is in work is brought to an end");
+    })
+}
+
+/// Logs to standard error. The libraries whose log lines can hold secrets stay silent whatever the filter says.
+fn log(format: LogFormat, filter: &str) -> Result<(), String> {
+    let mut filter =
+        EnvFilter::builder().parse(filter).map_err(|error| format!("--log {filter:?} is no filter: {error}"))?;
+    for silent in ["vaultrs=off", "rustify=off"] {
+        let directive: Directive = silent.parse().map_err(|error| format!("the log filter is broken: {error}"))?;
+        filter = filter.add_directive(directive);
+    }
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn print_crds() -> Result<(), String> {
+    use std::io::Write;
+    let mut text = String::new();
+    for definition in api::custom_resource_definitions() {
+        let yaml = serde_yaml::to_string(&definition).map_err(|error| format!("cannot write YAML: {error}"))?;
+        text.push_str("---\n");
+        text.push_str(&yaml);
+    }
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot print: {error}"))
+}

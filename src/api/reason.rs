@@ -1,0 +1,114 @@
+//! The one list of reasons: conditions, Events, logs and init's messages all take theirs from here.
+
+use std::fmt;
+
+/// The conditions of a request's status (Kubernetes API conventions, "typical status properties").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// The pod was verified and may have what it asks for.
+    Authorized,
+    /// Vault made a token, and its accessors are recorded in the status.
+    Issued,
+    /// The init container holds the token.
+    Delivered,
+    /// Vault confirmed that the token is dead.
+    Revoked,
+}
+
+impl ConditionType {
+    /// The condition's `type` as it stands in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authorized => "Authorized",
+            Self::Issued => "Issued",
+            Self::Delivered => "Delivered",
+            Self::Revoked => "Revoked",
+        }
+    }
+}
+
+impl fmt::Display for ConditionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Declares the reasons with their meaning, so that name and text cannot drift apart.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a request is in the state that it is in: the `reason` of conditions and Events.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The reason as it stands in conditions and Events.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The pod and its annotations were verified.
+    PodVerified,
+    /// The pod lacks the annotation `vaultproject.io/policies`.
+    PoliciesMissing,
+    /// The annotation `vaultproject.io/policies` names something that no token can have.
+    PoliciesInvalid,
+    /// The annotation `vaultproject.io/ttl` is no duration, or one out of bounds.
+    TTLInvalid,
+    /// No pod of that name is in the request's namespace.
+    PodNotFound,
+    /// The pod of that name is another one: it was deleted and made anew.
+    PodUIDMismatch,
+    /// The pod is being deleted.
+    PodTerminating,
+    /// The pod has come to its end (Succeeded or Failed).
+    PodFinished,
+    /// The pod shares its node's network, so a push to its address could reach another process.
+    PodHostNetwork,
+    /// The pod has no init container of the name that the request gives.
+    InitContainerNotFound,
+    /// The init container has ended already: only a pod that initializes is served.
+    InitContainerEnded,
+    /// The request was created without the finalizer that keeps it until its token is dead.
+    FinalizerMissing,
+    /// The pod's address is none that a pod can have here.
+    PodAddressForbidden,
+    /// Waiting: the pod has no address yet.
+    PodHasNoAddress,
+    /// Waiting: the kubelet does not report the init container as running yet.
+    InitContainerNotRunning,
+    /// Waiting: Vault cannot be reached, is sealed, or is overloaded.
+    VaultUnavailable,
+    /// Waiting: Vault does not let the operator do what it must. Its policy or role needs mending.
+    VaultForbids,
+    /// Vault refused to make a token with these policies: the token role does not allow them.
+    VaultRefused,
+    /// An attempt is under way.
+    Minting,
+    /// Vault made the token, and its accessors are recorded.
+    TokenIssued,
+    /// The token's attempt was given up before the token was delivered.
+    AttemptAbandoned,
+    /// The wrapping token could not be handed to the init container yet.
+    PushFailed,
+    /// The init container holds the token.
+    TokenDelivered,
+    /// Every attempt failed.
+    AttemptsExhausted,
+    /// The token was revoked because its pod was deleted.
+    PodDeleted,
+    /// The token was revoked because its request was deleted.
+    RequestDeleted,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

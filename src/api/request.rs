@@ -1,0 +1,181 @@
+//! `VaultTokenRequest`: one pod's request for a token, and the record of what became of it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a pod asks for. The pod's init container writes it once; nobody changes it afterwards.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "vaultproject.io",
+    version = "v1alpha1",
+    kind = "VaultTokenRequest",
+    plural = "vaulttokenrequests",
+    namespaced,
+    status = "VaultTokenRequestStatus",
+    shortname = "vtr",
+    category = "vault",
+    doc = "A pod's request for a Vault token of its own, and the record of what became of it. The pod's init \
+           container creates it; the operator verifies the pod, issues the token, and revokes it when the pod is gone.",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.startsWith(self.spec.podName + '-' + self.spec.podUID.substring(0, 8) + '-') && self.metadata.name.size() == self.spec.podName.size() + 11 && self.metadata.name.matches('[0-9]$')").message("metadata.name must be <spec.podName>-<first 8 characters of spec.podUID>-<one digit>"),
+    printcolumn(name = "Pod", type_ = "string", json_path = ".spec.podName", description = "The pod that asks"),
+    printcolumn(name = "ServiceAccount", type_ = "string", json_path = ".status.serviceAccountName", description = "The pod's service account"),
+    printcolumn(name = "Policies", type_ = "string", json_path = ".status.policies", description = "The Vault policies of the token"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the request is in its life"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When Vault ends the token unless it is renewed"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when the request is there"),
+    printcolumn(name = "Accessor", type_ = "string", json_path = ".status.tokenAccessor", description = "Joins Vault's audit log", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why the request is in this phase", priority = 1)
+)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create another request instead"))]
+#[serde(rename_all = "camelCase")]
+pub struct VaultTokenRequestSpec {
+    /// Name of the pod that asks, in the request's own namespace.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.size() <= 242").message("podName must have at most 242 characters, so that the request's name fits"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("podName must be the name of a pod: lower-case letters, digits, '-' and '.'"))]
+    pub pod_name: String,
+
+    /// UID of that pod (`metadata.uid`): a pod of the same name that is made later is another one.
+    #[serde(rename = "podUID")]
+    #[schemars(length(max = 36))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')").message("podUID must be the pod's metadata.uid: a UUID in lower case"))]
+    pub pod_uid: String,
+
+    /// Orders the requests of one pod; the init container takes its clock, in nanoseconds since 1970.
+    #[x_kube(validation = Rule::new("self > 0").message("sequence must be positive: nanoseconds since 1970"))]
+    pub sequence: i64,
+
+    /// Name of the init container that asks and that receives the wrapping token.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("initContainer must be the name of a container: lower-case letters, digits and '-'"))]
+    pub init_container: String,
+
+    /// TCP port on the pod's address where the init container waits for the wrapping token.
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("port must be from 1 to 65535"))]
+    pub port: i32,
+}
+
+/// What the operator did about the request. Only the operator writes it, and it never holds a token.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VaultTokenRequestStatus {
+    /// Where the request is in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+
+    /// Why it is there, in one word; the conditions say it in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+
+    /// Authorized, Issued, Delivered and Revoked, each with a reason and a message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// The generation of the request that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// How many times the operator set out to make a token for this request.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+
+    /// The pod's service account, as verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+
+    /// The node that the pod runs on, as verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+
+    /// The Vault policies of the token, as verified.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+
+    /// The token's period, in Go's notation: how long it lives without being renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+
+    /// Accessor of the wrapping token. It cannot be used to read anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrapping_accessor: Option<String>,
+
+    /// Accessor of the token itself: joins Vault's audit log, and revokes the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_accessor: Option<String>,
+
+    /// When Vault made the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+
+    /// When the wrapping token ends, unwrapped or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrapping_expires_at: Option<Time>,
+
+    /// When the init container confirmed that it holds the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<Time>,
+
+    /// When Vault ends the token unless it is renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+
+    /// When Vault confirmed that the token is dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Time>,
+}
+
+/// Where a request is in its life.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Phase {
+    /// Nothing was minted yet, or an abandoned attempt was cleared away.
+    #[default]
+    Pending,
+    /// An attempt is under way; its outcome is not recorded yet.
+    Minting,
+    /// A token exists and is recorded; the init container does not hold it yet.
+    Issued,
+    /// The init container holds the token.
+    Delivered,
+    /// An attempt was abandoned; its token is being revoked.
+    Revoking,
+    /// The token is dead. Final.
+    Revoked,
+    /// The pod may not have what it asks for. Final.
+    Denied,
+    /// The request came to its end without a token. Final.
+    Failed,
+}
+
+impl Phase {
+    /// Whether a request in this phase never changes any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Revoked | Self::Denied | Self::Failed)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl VaultTokenRequest {
+    /// The request's phase; a request without a status is [`Phase::Pending`].
+    pub fn phase(&self) -> Phase {
+        self.status.as_ref().and_then(|status| status.phase).unwrap_or_default()
+    }
+
+    /// Whether the request's finalizer is in place.
+    pub fn has_finalizer(&self) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == super::FINALIZER)
+    }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}

@@ -1,0 +1,89 @@
+//! Which changes of a request people are told of, as Kubernetes Events on the request and on its pod.
+
+use crate::api::{ConditionType, Phase, Reason, VaultTokenRequestStatus};
+use crate::domain::status::{current, message};
+
+/// One Event to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Whether somebody may have to do something.
+    pub warning: bool,
+    /// The Event's reason, out of the project's list.
+    pub reason: String,
+    /// What was done, in one word.
+    pub action: &'static str,
+    /// The sentence.
+    pub note: String,
+}
+
+/// What to tell of the change from one status to the next, if anything.
+pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> Option<Announcement> {
+    let phase = after.phase.unwrap_or_default();
+    let entered = before.phase != after.phase;
+    let reason = after.reason.clone().unwrap_or_default();
+    let text = |kind| message(after, kind).unwrap_or_default().to_owned();
+    let (warning, action, note) = match phase {
+        Phase::Issued if entered => (false, "Issue", issued(after)),
+        Phase::Delivered if entered => (false, "Deliver", text(ConditionType::Delivered)),
+        Phase::Revoked if entered => (false, "Revoke", text(ConditionType::Revoked)),
+        Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
+        Phase::Failed if entered => (true, "Issue", text(ConditionType::Issued)),
+        Phase::Revoking if entered => (true, "Deliver", text(ConditionType::Delivered)),
+        _ if entered || before.reason == after.reason => return None,
+        _ => {
+            let kind = held_up(&reason)?;
+            (true, kind, current(after).to_owned())
+        }
+    };
+    Some(Announcement { warning, reason, action, note })
+}
+
+/// The action that a waiting reason holds up, for those that somebody may have to do something about.
+fn held_up(reason: &str) -> Option<&'static str> {
+    [(Reason::VaultUnavailable, "Wait"), (Reason::VaultForbids, "Wait"), (Reason::PushFailed, "Deliver")]
+        .into_iter()
+        .find(|(known, _)| known.as_str() == reason)
+        .map(|(_, action)| action)
+}
+
+fn issued(status: &VaultTokenRequestStatus) -> String {
+    format!(
+        "issued a token with the policies {} and a ttl of {} (accessor {})",
+        status.policies.join(", "),
+        status.ttl.as_deref().unwrap_or_default(),
+        status.token_accessor.as_deref().unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::grant::Why;
+    use crate::domain::status::Draft;
+    use jiff::Timestamp;
+
+    fn wait(before: &VaultTokenRequestStatus, reason: Reason) -> VaultTokenRequestStatus {
+        Draft::new(Some(before), Some(1), Timestamp::UNIX_EPOCH).waiting(&Why::new(reason, "a sentence"))
+    }
+
+    #[test]
+    fn an_outage_is_told_once_and_a_pod_that_starts_not_at_all() {
+        let none = VaultTokenRequestStatus { phase: Some(Phase::Pending), ..Default::default() };
+        let starting = wait(&none, Reason::InitContainerNotRunning);
+        assert_eq!(announcement(&none, &starting), None);
+        let away = wait(&starting, Reason::VaultUnavailable);
+        let told = announcement(&starting, &away).expect("an announcement");
+        assert!(told.warning);
+        assert_eq!((told.reason.as_str(), told.note.as_str()), ("VaultUnavailable", "a sentence"));
+        assert_eq!(announcement(&away, &wait(&away, Reason::VaultUnavailable)), None);
+    }
+
+    #[test]
+    fn a_denial_is_a_warning_in_the_words_of_its_condition() {
+        let none = VaultTokenRequestStatus::default();
+        let why = Why::new(Reason::PoliciesMissing, "the pod has no annotation");
+        let denied = Draft::new(None, Some(1), Timestamp::UNIX_EPOCH).denied(&why);
+        let told = announcement(&none, &denied).expect("an announcement");
+        assert_eq!((told.warning, told.note.as_str()), (true, "the pod has no annotation"));
+    }
+}

@@ -1,0 +1,15 @@
+//! The decisions, as pure functions over plain data: no I/O, no clock, no randomness of their own.
+//!
+//! What was observed goes in ([`plan::Observed`]), a step comes out ([`plan::decide`]); what became of the step
+//! goes in, the next status comes out ([`status`]).
+
+pub mod address;
+pub mod announcement;
+pub mod backoff;
+pub mod duration;
+pub mod grant;
+pub mod plan;
+pub mod pod;
+pub mod policies;
+pub mod status;
+pub mod token;

@@ -1,0 +1,173 @@
+//! The machine, phase by phase. Its states and steps are the table in ARCHITECTURE.md.
+
+use super::*;
+use crate::domain::grant::tests::{limits, request};
+use crate::domain::pod::tests::pod;
+use crate::domain::status::Draft;
+use crate::domain::token::Minted;
+use serde_json::{Value, json};
+
+const NOW: i64 = 1_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+fn living(patch: Value) -> Observation {
+    Observation::Present(PodFacts::read(&pod(patch), "vault-init"))
+}
+
+fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
+    let limits = limits();
+    decide(&Observed { request, pod, hand, vault_away, limits: &limits, now: at(NOW) })
+}
+
+fn minted(wrapping_expires: i64) -> Minted {
+    Minted {
+        wrapping_token: "hvs.wrapping".into(),
+        wrapping_accessor: "wrapping-accessor".to_owned(),
+        token_accessor: "token-accessor".to_owned(),
+        creation_path: "auth/token/create/role".to_owned(),
+        wrapping_expires_at: at(wrapping_expires),
+    }
+}
+
+fn intent(attempt: u32) -> Intent {
+    let Step::Intend(intent) = decided(&request(), Some(&living(json!({}))), &Hand::Empty, None) else {
+        panic!("a good request is not begun")
+    };
+    Intent { attempt, ..intent }
+}
+
+/// A request as it is after `attempt` was written down, and perhaps recorded and delivered.
+fn in_phase(phase: Phase, attempt: u32) -> VaultTokenRequest {
+    let mut request = request();
+    let draft = |status: &VaultTokenRequestStatus| Draft::new(Some(status), Some(1), at(0));
+    let mut status = draft(&VaultTokenRequestStatus::default()).intended(&intent(attempt));
+    if phase != Phase::Minting {
+        status = draft(&status).issued(&minted(NOW + 60));
+    }
+    match phase {
+        Phase::Delivered => status = draft(&status).delivered(None),
+        Phase::Revoking => status = draft(&status).abandoned(&Why::new(Reason::AttemptAbandoned, "why")),
+        Phase::Revoked => status = draft(&status).revoked(&Why::new(Reason::PodDeleted, "why")),
+        _ => {}
+    }
+    request.status = Some(status);
+    request
+}
+
+fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
+    request.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    request
+}
+
+fn wrapped(attempt: u32, expires: i64) -> Hand {
+    Hand::Wrapped(Wrapped { attempt, minted: minted(expires) })
+}
+
+#[test]
+fn rule_1_nothing_is_minted_before_the_attempt_is_written_down() {
+    let step = decided(&request(), Some(&living(json!({}))), &Hand::Empty, None);
+    let Step::Intend(intent) = step else { panic!("{step:?}") };
+    assert_eq!(intent.attempt, 1);
+    assert_eq!(intent.grant.policies, ["shop-read"]);
+}
+
+#[test]
+fn rule_2_the_attempt_in_hand_is_minted_once_and_a_lost_one_is_followed_by_another() {
+    let minting = in_phase(Phase::Minting, 1);
+    assert_eq!(decided(&minting, None, &Hand::Intent(intent(1)), None), Step::Mint(intent(1)));
+    let alive = living(json!({}));
+    assert_eq!(decided(&minting, Some(&alive), &Hand::Empty, None), Step::Intend(intent(2)));
+    // Another replica has written down the second attempt: the first one in hand is void.
+    let second = in_phase(Phase::Minting, 2);
+    assert_eq!(decided(&second, Some(&alive), &Hand::Intent(intent(1)), None), Step::Intend(intent(3)));
+}
+
+#[test]
+fn no_attempt_is_spent_on_a_vault_that_is_away() {
+    let step = decided(&request(), Some(&living(json!({}))), &Hand::Empty, Some("sealed"));
+    assert_eq!(step, Step::Wait(Why::new(Reason::VaultUnavailable, "sealed")));
+}
+
+#[test]
+fn attempts_are_bounded() {
+    let step = decided(&in_phase(Phase::Minting, MAX_ATTEMPTS), Some(&living(json!({}))), &Hand::Empty, None);
+    assert!(matches!(step, Step::Fail(why) if why.reason == Reason::AttemptsExhausted));
+}
+
+#[test]
+fn i5_a_wrapping_token_goes_to_the_pod_whose_record_it_is_and_to_no_other() {
+    let issued = in_phase(Phase::Issued, 1);
+    let alive = living(json!({}));
+    let step = decided(&issued, Some(&alive), &wrapped(1, NOW + 60), None);
+    assert_eq!(step, Step::Push(["10.1.0.7", "fd00::7"].map(|ip| ip.parse().expect("an address")).to_vec()));
+    let another = living(json!({"metadata": {"uid": "another"}}));
+    let step = decided(&issued, Some(&another), &wrapped(1, NOW + 60), None);
+    assert!(matches!(step, Step::RevokeFinally(_, why) if why.reason == Reason::PodDeleted));
+    // An attempt that is not the recorded one, or nothing in hand after a restart.
+    for hand in [wrapped(2, NOW + 60), Hand::Empty, Hand::Intent(intent(1))] {
+        assert!(matches!(decided(&issued, Some(&alive), &hand, None), Step::Abandon(_)), "{hand:?}");
+    }
+    let moved = living(json!({"status": {"podIP": "169.254.169.254", "podIPs": null}}));
+    assert!(matches!(decided(&issued, Some(&moved), &wrapped(1, NOW + 60), None), Step::Wait(_)));
+}
+
+#[test]
+fn rule_6_an_expired_wrapping_token_is_written_off_before_its_token_is_revoked() {
+    let alive = living(json!({}));
+    let step = decided(&in_phase(Phase::Issued, 1), Some(&alive), &wrapped(1, NOW), None);
+    assert!(matches!(&step, Step::Abandon(why) if why.message.contains("expired")), "{step:?}");
+    let step = decided(&in_phase(Phase::Revoking, 1), Some(&alive), &Hand::Empty, None);
+    assert_eq!(step, Step::RevokeAbandoned("token-accessor".to_owned()));
+}
+
+#[test]
+fn rule_7_only_a_fresh_look_a_deletion_or_an_end_revokes() {
+    let delivered = in_phase(Phase::Delivered, 1);
+    let reason = |pod: Option<&Observation>| match decided(&delivered, pod, &Hand::Empty, None) {
+        Step::RevokeFinally(accessor, why) if accessor == "token-accessor" => Some(why.reason),
+        Step::Settle => None,
+        step => panic!("{step:?}"),
+    };
+    assert_eq!(reason(None), None, "I7: not having looked is no reason");
+    assert_eq!(reason(Some(&living(json!({})))), None);
+    let terminating = living(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    assert_eq!(reason(Some(&terminating)), None, "it may need its token to end well");
+    assert_eq!(reason(Some(&Observation::Absent)), Some(Reason::PodDeleted));
+    assert_eq!(reason(Some(&living(json!({"metadata": {"uid": "another"}})))), Some(Reason::PodDeleted));
+    assert_eq!(reason(Some(&living(json!({"status": {"phase": "Succeeded"}})))), Some(Reason::PodFinished));
+    let step = decided(&deleted(in_phase(Phase::Delivered, 1)), None, &Hand::Empty, None);
+    assert!(matches!(step, Step::RevokeFinally(_, why) if why.reason == Reason::RequestDeleted));
+}
+
+#[test]
+fn i8_the_finalizer_goes_in_a_final_phase_only() {
+    for phase in [Phase::Minting, Phase::Issued, Phase::Delivered, Phase::Revoking] {
+        let step = decided(&deleted(in_phase(phase, 1)), None, &Hand::Empty, None);
+        assert!(!matches!(step, Step::Release | Step::Settle), "{phase}: {step:?}");
+    }
+    let mut revoked = in_phase(Phase::Revoked, 1);
+    assert_eq!(decided(&revoked, None, &Hand::Empty, None), Step::Release);
+    revoked.metadata.finalizers = None;
+    assert_eq!(decided(&revoked, None, &Hand::Empty, None), Step::Settle);
+}
+
+#[test]
+fn i4_a_bad_annotation_is_denied_at_first_and_ends_what_had_begun() {
+    let bad = living(json!({"metadata": {"annotations": {"vaultproject.io/policies": "root"}}}));
+    assert!(matches!(decided(&request(), Some(&bad), &Hand::Empty, None), Step::Deny(_)));
+    let step = decided(&in_phase(Phase::Minting, 1), Some(&bad), &Hand::Empty, None);
+    assert!(matches!(step, Step::Fail(why) if why.reason == Reason::PoliciesInvalid));
+}
+
+#[test]
+fn the_pod_is_looked_at_whenever_it_matters() {
+    assert!(wants_pod(&request(), &Hand::Empty));
+    assert!(wants_pod(&in_phase(Phase::Issued, 1), &wrapped(1, NOW)));
+    assert!(wants_pod(&in_phase(Phase::Delivered, 1), &Hand::Empty));
+    assert!(!wants_pod(&in_phase(Phase::Minting, 1), &Hand::Intent(intent(1))), "it was, just before");
+    assert!(!wants_pod(&in_phase(Phase::Revoked, 1), &Hand::Empty));
+    assert!(!wants_pod(&deleted(request()), &Hand::Empty));
+}

@@ -1,0 +1,192 @@
+//! What a step leaves in the request's status: each function takes the status before and gives the one after.
+
+use super::duration;
+use super::grant::Why;
+use super::plan::{MAX_ATTEMPTS, exhausted};
+use super::token::{Intent, Minted};
+use crate::api::{ConditionType, Phase, Reason, VaultTokenRequestStatus};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// A status in the making: the old one, and what every change stamps on it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    status: VaultTokenRequestStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Draft {
+    /// Starts from `status` as it was seen on the request's `generation`.
+    pub fn new(status: Option<&VaultTokenRequestStatus>, generation: Option<i64>, now: Timestamp) -> Self {
+        Self { status: status.cloned().unwrap_or_default(), generation, now }
+    }
+
+    /// An attempt begins: the pod was verified, nothing is minted yet (rule 1).
+    pub fn intended(mut self, intent: &Intent) -> VaultTokenRequestStatus {
+        self.status.attempts = intent.attempt;
+        self.status.policies = intent.grant.policies.clone();
+        self.status.ttl = Some(duration::format(intent.grant.ttl));
+        self.status.service_account_name = Some(intent.pod.service_account.clone());
+        self.status.node_name = intent.pod.node_name.clone();
+        let verified = Why::new(Reason::PodVerified, "the pod and its annotations were verified");
+        self.set(ConditionType::Authorized, true, &verified);
+        let minting = Why::new(Reason::Minting, format!("attempt {} of {MAX_ATTEMPTS} is under way", intent.attempt));
+        self.set(ConditionType::Issued, false, &minting);
+        self.close(Phase::Minting, Reason::Minting)
+    }
+
+    /// Vault made the token: both accessors are recorded before anything is sent to the pod (rule 3, I5).
+    pub fn issued(mut self, minted: &Minted) -> VaultTokenRequestStatus {
+        self.status.wrapping_accessor = Some(minted.wrapping_accessor.clone());
+        self.status.token_accessor = Some(minted.token_accessor.clone());
+        self.status.wrapping_expires_at = Some(Time(minted.wrapping_expires_at));
+        self.status.issued_at = Some(Time(self.now));
+        let accessor = &minted.token_accessor;
+        let issued = Why::new(Reason::TokenIssued, format!("Vault made the token with the accessor {accessor}"));
+        self.set(ConditionType::Issued, true, &issued);
+        self.close(Phase::Issued, Reason::TokenIssued)
+    }
+
+    /// The init container holds the token (rule 5); Vault says that it lives until `expires_at`.
+    pub fn delivered(mut self, expires_at: Option<Timestamp>) -> VaultTokenRequestStatus {
+        self.status.delivered_at = Some(Time(self.now));
+        self.status.expires_at = expires_at.map(Time);
+        let delivered = Why::new(Reason::TokenDelivered, "the init container confirmed that it holds the token");
+        self.set(ConditionType::Delivered, true, &delivered);
+        self.close(Phase::Delivered, Reason::TokenDelivered)
+    }
+
+    /// The request waits; the condition that is held up says for what.
+    pub fn waiting(mut self, why: &Why) -> VaultTokenRequestStatus {
+        let phase = self.status.phase.unwrap_or_default();
+        let held_up = match phase {
+            Phase::Pending if why.reason != Reason::VaultUnavailable => ConditionType::Authorized,
+            Phase::Pending | Phase::Minting => ConditionType::Issued,
+            Phase::Issued => ConditionType::Delivered,
+            _ => ConditionType::Revoked,
+        };
+        self.set(held_up, false, why);
+        self.close(phase, why.reason)
+    }
+
+    /// The attempt is given up; its token is to be revoked next (rule 6).
+    pub fn abandoned(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Delivered, false, why);
+        self.close(Phase::Revoking, why.reason)
+    }
+
+    /// The token of an attempt that was given up is dead: the request starts over, or fails for good.
+    pub fn cleared(mut self) -> VaultTokenRequestStatus {
+        self.status.wrapping_accessor = None;
+        self.status.token_accessor = None;
+        self.status.wrapping_expires_at = None;
+        self.status.issued_at = None;
+        if self.status.attempts >= MAX_ATTEMPTS {
+            let why = exhausted(&self.status);
+            return self.failed(&why);
+        }
+        let attempt = self.status.attempts;
+        let cleared = format!("the token of attempt {attempt} was revoked undelivered; another one follows");
+        self.set(ConditionType::Issued, false, &Why::new(Reason::AttemptAbandoned, cleared));
+        self.close(Phase::Pending, Reason::AttemptAbandoned)
+    }
+
+    /// The pod may not have what it asks for.
+    pub fn denied(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Authorized, false, why);
+        self.close(Phase::Denied, why.reason)
+    }
+
+    /// The request ends without a token.
+    pub fn failed(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Issued, false, why);
+        self.close(Phase::Failed, why.reason)
+    }
+
+    /// Vault confirmed that the token is dead (rule 7).
+    pub fn revoked(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.status.revoked_at = Some(Time(self.now));
+        let message = format!("{}; Vault confirmed that its token is dead", why.message);
+        self.set(ConditionType::Revoked, true, &Why::new(why.reason, message));
+        self.close(Phase::Revoked, why.reason)
+    }
+
+    fn set(&mut self, kind: ConditionType, holds: bool, why: &Why) {
+        let value = if holds { "True" } else { "False" };
+        let before = self.status.conditions.iter().find(|condition| condition.type_ == kind.as_str());
+        let since = before.filter(|condition| condition.status == value);
+        let condition = Condition {
+            type_: kind.as_str().to_owned(),
+            status: value.to_owned(),
+            reason: why.reason.as_str().to_owned(),
+            message: why.message.clone(),
+            // It moves with the condition's status only (Kubernetes API conventions).
+            last_transition_time: since.map_or(Time(self.now), |condition| condition.last_transition_time.clone()),
+            observed_generation: self.generation,
+        };
+        match self.status.conditions.iter_mut().find(|condition| condition.type_ == kind.as_str()) {
+            Some(place) => *place = condition,
+            None => self.status.conditions.push(condition),
+        }
+    }
+
+    fn close(mut self, phase: Phase, reason: Reason) -> VaultTokenRequestStatus {
+        self.status.phase = Some(phase);
+        self.status.reason = Some(reason.as_str().to_owned());
+        self.status.observed_generation = self.generation;
+        self.status
+    }
+}
+
+/// The message of a condition, if the status has that condition.
+pub fn message(status: &VaultTokenRequestStatus, kind: ConditionType) -> Option<&str> {
+    status.conditions.iter().find(|condition| condition.type_ == kind.as_str()).map(|it| it.message.as_str())
+}
+
+/// The sentence that goes with the status's reason.
+pub fn current(status: &VaultTokenRequestStatus) -> &str {
+    let reason = status.reason.as_deref().unwrap_or_default();
+    status.conditions.iter().rev().find(|condition| condition.reason == reason).map_or("", |it| it.message.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn draft(status: &VaultTokenRequestStatus, second: i64) -> Draft {
+        Draft::new(Some(status), Some(1), at(second))
+    }
+
+    #[test]
+    fn a_condition_keeps_its_transition_time_while_its_status_stays() {
+        let wait = |message: &str| Why::new(Reason::VaultUnavailable, message);
+        let first = Draft::new(None, Some(1), at(10)).waiting(&wait("sealed"));
+        let second = draft(&first, 20).waiting(&wait("connection refused"));
+        assert_eq!(second.conditions.len(), 1);
+        assert_eq!(second.conditions[0].last_transition_time, Time(at(10)));
+        assert_eq!(message(&second, ConditionType::Issued), Some("connection refused"));
+        assert_eq!(second.phase, Some(Phase::Pending));
+    }
+
+    #[test]
+    fn nothing_changes_when_nothing_changed() {
+        let why = Why::new(Reason::VaultUnavailable, "sealed");
+        let first = Draft::new(None, Some(1), at(10)).waiting(&why);
+        assert_eq!(draft(&first, 99).waiting(&why), first, "an identical status is not worth a write");
+    }
+
+    #[test]
+    fn the_last_attempt_fails_the_request_and_says_what_was_seen() {
+        let mut status = VaultTokenRequestStatus { attempts: MAX_ATTEMPTS, ..Default::default() };
+        status.token_accessor = Some("a".to_owned());
+        let status = draft(&status, 1).abandoned(&Why::new(Reason::AttemptAbandoned, "connection refused"));
+        let status = draft(&status, 2).cleared();
+        assert_eq!((status.phase, status.token_accessor.as_deref()), (Some(Phase::Failed), None));
+        assert!(message(&status, ConditionType::Issued).expect("a message").contains("connection refused"));
+    }
+}

@@ -1,0 +1,54 @@
+//! What a decision knows of tokens. A wrapping token is held in memory only, and cannot be printed.
+
+use super::grant::Grant;
+use super::pod::PodFacts;
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+/// What Vault answers to a wrapped creation of a token.
+#[derive(Debug)]
+pub struct Minted {
+    /// The single-use wrapping token, the only secret in this answer: the token inside never comes our way.
+    pub wrapping_token: SecretString,
+    /// Accessor of the wrapping token.
+    pub wrapping_accessor: String,
+    /// Accessor of the token inside.
+    pub token_accessor: String,
+    /// The path that made the token, as Vault tells it to whoever looks the wrapping token up.
+    pub creation_path: String,
+    /// When the wrapping token ends.
+    pub wrapping_expires_at: Timestamp,
+}
+
+/// What the operator holds of a request between two looks at it. It is in memory alone: a restart loses it, and
+/// the attempt that it belonged to is then abandoned (rule 6).
+#[derive(Debug, Default)]
+pub enum Hand {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// An attempt was written down (rule 1), and nothing was sent to Vault for it yet that could have had an effect.
+    Intent(Intent),
+    /// A token was minted and recorded (rule 3); this opens it.
+    Wrapped(Wrapped),
+}
+
+/// An attempt that is open, and what shall be minted for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Its number.
+    pub attempt: u32,
+    /// What the pod gets.
+    pub grant: Grant,
+    /// The pod as it was when the attempt was written down.
+    pub pod: PodFacts,
+}
+
+/// A wrapping token on its way to the init container.
+#[derive(Debug)]
+pub struct Wrapped {
+    /// The attempt that it belongs to.
+    pub attempt: u32,
+    /// What Vault answered.
+    pub minted: Minted,
+}

@@ -1,0 +1,87 @@
+//! A small HTTP/1 server with bounds on everything that a peer can send, and on the time that it has for it.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Longest request line and headers, in bytes (the least that hyper takes).
+const MAX_HEAD: usize = 8192;
+
+/// What a peer gets at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; more wait to be accepted.
+    pub connections: usize,
+    /// Time for one connection with its one exchange, from being accepted to the last byte of the answer.
+    pub exchange: Duration,
+    /// Bytes of a request's body.
+    pub body: usize,
+}
+
+/// Serves for as long as it is polled. The handler sees requests whose body has arrived whole.
+pub async fn serve<H, F>(listener: TcpListener, limits: Limits, handler: H)
+where
+    H: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting is all that helps.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(request, limits.body, handler.clone()));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.exchange)
+                .max_buf_size(MAX_HEAD)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(limits.exchange, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a connection broke"),
+                Err(_) => tracing::debug!("a connection took too long"),
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn answer<H, F>(
+    request: Request<Incoming>,
+    limit: usize,
+    handler: Arc<H>,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    H: Fn(Request<Bytes>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let (head, body) = request.into_parts();
+    Ok(match Limited::new(body, limit).collect().await {
+        Ok(body) => handler(Request::from_parts(head, body.to_bytes())).await,
+        Err(_) => {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"the body is too long or broke off\n")));
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            response
+        }
+    })
+}

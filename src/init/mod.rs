@@ -1,0 +1,133 @@
+//! The init container: asks for its pod's token, receives it, writes it down, and ends.
+
+mod identity;
+mod receive;
+mod requests;
+mod settings;
+mod store;
+
+pub use settings::{Arguments, Settings};
+
+use crate::api::{ConditionType, Phase, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::domain::backoff::Backoff;
+use crate::domain::status::{current, message};
+use crate::http::{Limits, serve};
+use crate::wire::MAX_MESSAGE;
+use identity::Identity;
+use receive::{Receiver, Verdict};
+use requests::Requests;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+/// Waits between looks at one's own request.
+const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_secs(2) };
+
+/// What a peer gets of the listener. An exchange includes three calls to Vault and the API server.
+const LIMITS: Limits = Limits { connections: 8, exchange: Duration::from_secs(30), body: MAX_MESSAGE };
+
+/// Gets the pod's token, or says why there is none.
+///
+/// # Errors
+/// A sentence for the pod's owner, which also goes to the termination log.
+pub async fn run(settings: Settings) -> Result<(), String> {
+    let outcome = match tokio::time::timeout(settings.timeout, obtain(&settings)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("no token within {} s (--timeout)", settings.timeout.as_secs())),
+    };
+    if let Err(message) = &outcome {
+        // Kubernetes shows it in the pod's status; elsewhere there is no such file, and standard error has it too.
+        if let Err(error) = tokio::fs::write(&settings.termination_log, message).await {
+            tracing::debug!(%error, file = %settings.termination_log.display(), "no termination log");
+        }
+    }
+    outcome
+}
+
+async fn obtain(settings: &Settings) -> Result<(), String> {
+    let identity = Identity::read(&settings.service_account_token_file).await?;
+    let store = Store::new(settings.directory.clone(), settings.file_mode)?;
+    // Before the request is there, so that the first push finds an open port.
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {} (--listen): {error}", settings.listen))?;
+    let port = listener.local_addr().map_err(|error| format!("the listener has no address: {error}"))?.port();
+    let requests = Requests::new(crate::cluster::connect().await?, &identity);
+
+    if let Some(accessor) = store.accessor().await {
+        if requests.delivered(&accessor).await? {
+            tracing::info!(accessor, "this pod's token is there already, and its request is Delivered");
+            return Ok(());
+        }
+        tracing::info!(accessor, "a token is there that no request of this pod records: it is removed");
+    }
+    store.clear().await?;
+
+    let request = requests.create(&settings.container_name, port).await?;
+    tracing::info!(request = request.metadata.name, port, "asked for a token");
+    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, &request));
+    let pushes = receiver.clone();
+    let serving = tokio::spawn(serve(listener, LIMITS, move |request| {
+        let receiver = pushes.clone();
+        async move { receiver.answer(request).await }
+    }));
+    let outcome = watch(&receiver).await;
+    serving.abort();
+    outcome
+}
+
+/// Looks at one's own request until it is over.
+async fn watch(receiver: &Receiver) -> Result<(), String> {
+    let mut told = String::new();
+    let mut looks = 0;
+    let mut changed = Instant::now();
+    loop {
+        match receiver.look().await {
+            Verdict::Done => return Ok(()),
+            Verdict::Over(why) => return Err(why),
+            Verdict::Waiting(state) => {
+                if state != told {
+                    tracing::info!("{state}");
+                    (told, looks, changed) = (state, 0, Instant::now());
+                }
+            }
+        }
+        // News come in quick succession; long waits are for Vault or people.
+        looks += 1;
+        if changed.elapsed() > Duration::from_secs(600) {
+            tracing::info!("still waiting: {told}");
+            changed = Instant::now();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK.after(looks, rand::random())) => {}
+            () = receiver.stored() => looks = 0,
+        }
+    }
+}
+
+/// The sentence that a request's status has for the pod's owner.
+fn words(request: &VaultTokenRequest) -> String {
+    let none = VaultTokenRequestStatus::default();
+    let status = request.status.as_ref().unwrap_or(&none);
+    let name = request.metadata.name.as_deref().unwrap_or_default();
+    match request.phase() {
+        Phase::Denied => {
+            let why = message(status, ConditionType::Authorized).unwrap_or_default();
+            format!("the request {name} was denied: {why}")
+        }
+        Phase::Failed => {
+            let why = message(status, ConditionType::Issued).unwrap_or_default();
+            format!("the request {name} failed: {why}")
+        }
+        Phase::Revoked => {
+            let why = message(status, ConditionType::Revoked).unwrap_or_default();
+            format!("the token of the request {name} was revoked: {why}")
+        }
+        _ if request.status.is_none() => {
+            format!("the request {name} waits for the operator to see it; is vault-token-operator running?")
+        }
+        phase => format!("the request {name} is {phase}: {}", current(status)),
+    }
+}

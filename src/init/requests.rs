@@ -1,0 +1,142 @@
+//! The pod's own requests. The pod may create and get them, and nothing else.
+
+use super::identity::Identity;
+use crate::api::{
+    FINALIZER, MAX_POD_NAME, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
+};
+use crate::cluster::{Error, bounded};
+use crate::domain::backoff::Backoff;
+use crate::text::one_line;
+use jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use std::time::Duration;
+
+/// Waits while the API server cannot be asked.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(10) };
+
+/// Creates and reads the requests of one pod.
+pub struct Requests {
+    api: Api<VaultTokenRequest>,
+    identity: Identity,
+}
+
+impl Requests {
+    /// The requests of the pod that `identity` names.
+    pub fn new(client: Client, identity: &Identity) -> Self {
+        Self { api: Api::namespaced(client, &identity.namespace), identity: identity.clone() }
+    }
+
+    /// Whether a request of this pod is Delivered with a token of this accessor.
+    ///
+    /// # Errors
+    /// A sentence about the API server.
+    pub async fn delivered(&self, accessor: &str) -> Result<bool, String> {
+        for digit in 0..REQUESTS_PER_POD {
+            let found = self.patiently(|| self.get(digit)).await?;
+            let status = found.as_ref().and_then(|request| request.status.as_ref());
+            let delivered = status.is_some_and(|status| {
+                status.phase == Some(Phase::Delivered) && status.token_accessor.as_deref() == Some(accessor)
+            });
+            if delivered {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Creates a request under the first free name. A create whose answer was lost is found again by its sequence.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing: RBAC, the CRD, a free name.
+    pub async fn create(&self, init_container: &str, port: u16) -> Result<VaultTokenRequest, String> {
+        let pod_name = &self.identity.pod_name;
+        if pod_name.len() > MAX_POD_NAME {
+            return Err(format!("the pod's name is longer than {MAX_POD_NAME} characters; give it a shorter one"));
+        }
+        let sequence = i64::try_from(Timestamp::now().as_nanosecond()).map_err(|_| "the clock is out of bounds")?;
+        let spec = VaultTokenRequestSpec {
+            pod_name: pod_name.clone(),
+            pod_uid: self.identity.pod_uid.clone(),
+            sequence,
+            init_container: init_container.to_owned(),
+            port: port.into(),
+        };
+        for digit in 0..REQUESTS_PER_POD {
+            let mut request = VaultTokenRequest::new(&self.name(digit), spec.clone());
+            request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+            let made = self.patiently(|| self.post(&request)).await?;
+            if let Some(made) = made.filter(|made| made.spec.sequence == sequence) {
+                return Ok(made);
+            }
+        }
+        Err(format!(
+            "the pod {pod_name} has made {REQUESTS_PER_POD} requests, and none of them gave it a token; \
+             kubectl get vaulttokenrequests says why. Delete the pod to start over"
+        ))
+    }
+
+    /// Reads a request anew; `None` when it is gone.
+    ///
+    /// # Errors
+    /// Whatever leaves it open whether it is there.
+    pub async fn read(&self, name: &str) -> Result<Option<VaultTokenRequest>, Error> {
+        bounded(self.api.get_opt(name)).await
+    }
+
+    fn name(&self, digit: u8) -> String {
+        request_name(&self.identity.pod_name, &self.identity.pod_uid, digit)
+    }
+
+    async fn get(&self, digit: u8) -> Result<Option<VaultTokenRequest>, Error> {
+        self.read(&self.name(digit)).await
+    }
+
+    /// Creates the request, or gives the one that has its name.
+    async fn post(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, Error> {
+        match bounded(self.api.create(&PostParams::default(), request)).await {
+            Ok(made) => Ok(Some(made)),
+            Err(error) if error.status() == Some(409) => {
+                self.read(request.metadata.name.as_deref().unwrap_or_default()).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Repeats a call for as long as the API server is away; a refusal is final.
+    async fn patiently<T, F: Future<Output = Result<T, Error>>>(&self, call: impl Fn() -> F) -> Result<T, String> {
+        let mut failures = 0;
+        loop {
+            match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) => match self.refusal(&error) {
+                    Some(refusal) => return Err(refusal),
+                    None => {
+                        failures += 1;
+                        tracing::warn!(%error, failures, "cannot ask the Kubernetes API server yet");
+                        tokio::time::sleep(RETRY.after(failures, rand::random())).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The words for an error that asking again does not mend.
+    fn refusal(&self, error: &Error) -> Option<String> {
+        let said = match error {
+            Error::Api(kube::Error::Api(status)) => one_line(&status.message),
+            _ => return None,
+        };
+        let Identity { namespace, service_account, .. } = &self.identity;
+        match error.status() {
+            Some(401) => Some(format!("the API server does not accept the pod's ServiceAccount token: {said}")),
+            Some(403) => Some(format!(
+                "the service account {service_account} may not create and get vaulttokenrequests in the namespace \
+                 {namespace}: bind the ClusterRole vault-token-requester to it ({said})"
+            )),
+            Some(404) => Some(format!("the cluster has no VaultTokenRequest: apply crds/ first ({said})")),
+            Some(400 | 422) => Some(format!("the API server refuses the request: {said}")),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
+//! leaves one audit line and one Event.
+
+use crate::cluster::{Error, bounded};
+use super::herald::Herald;
+use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::domain::announcement::announcement;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+/// Reads and writes requests.
+pub struct Ledger {
+    client: Client,
+    herald: Herald,
+}
+
+impl Ledger {
+    /// Writes with `client`, announces through `herald`.
+    pub fn new(client: Client, herald: Herald) -> Self {
+        Self { client, herald }
+    }
+
+    /// Reads the request fresh.
+    ///
+    /// # Errors
+    /// Whatever leaves it open whether it is there.
+    pub async fn read(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, Error> {
+        bounded(self.api(request).get_opt(&request.name_any())).await
+    }
+
+    /// Writes the status of a request, unless somebody changed the request since `request` was read. Gives the
+    /// request as it is then; an unchanged status is not written.
+    ///
+    /// # Errors
+    /// 409 where somebody was faster, 404 where the request is gone; without an answer, it may have been written.
+    pub async fn write(
+        &self,
+        request: &VaultTokenRequest,
+        status: VaultTokenRequestStatus,
+    ) -> Result<VaultTokenRequest, Error> {
+        if request.status.as_ref() == Some(&status) {
+            return Ok(request.clone());
+        }
+        let mut next = request.clone();
+        next.status = Some(status);
+        let written = bounded(self.api(request).replace_status(&request.name_any(), &PostParams::default(), &next)).await?;
+        self.tell(request, &written);
+        Ok(written)
+    }
+
+    /// Takes the finalizer off (rule 7, I8).
+    ///
+    /// # Errors
+    /// 409 where somebody changed the request meanwhile.
+    pub async fn release(&self, request: &VaultTokenRequest) -> Result<(), Error> {
+        let others: Vec<&String> = request.finalizers().iter().filter(|name| *name != FINALIZER).collect();
+        let patch = json!({"metadata": {"resourceVersion": request.resource_version(), "finalizers": others}});
+        let params = PatchParams::default();
+        match bounded(self.api(request).patch(&request.name_any(), &params, &Patch::Merge(patch))).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(404) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn api(&self, request: &VaultTokenRequest) -> Api<VaultTokenRequest> {
+        Api::namespaced(self.client.clone(), request.namespace().as_deref().unwrap_or_default())
+    }
+
+    fn tell(&self, before: &VaultTokenRequest, after: &VaultTokenRequest) {
+        let (old, new) = (before.status.clone().unwrap_or_default(), after.status.clone().unwrap_or_default());
+        if old.phase != new.phase {
+            tracing::info!(
+                target: "audit",
+                step = %after.phase(),
+                reason = new.reason.as_deref().unwrap_or_default(),
+                namespace = after.namespace().unwrap_or_default(),
+                request = after.name_any(),
+                request_uid = after.uid().unwrap_or_default(),
+                pod = after.spec.pod_name,
+                pod_uid = after.spec.pod_uid,
+                service_account = new.service_account_name.as_deref().unwrap_or_default(),
+                attempt = new.attempts,
+                policies = new.policies.join(","),
+                token_accessor = new.token_accessor.as_deref().or(old.token_accessor.as_deref()).unwrap_or_default(),
+                wrapping_accessor = new.wrapping_accessor.as_deref().unwrap_or_default(),
+                "{}", crate::domain::status::current(&new),
+            );
+        }
+        if let Some(announcement) = announcement(&old, &new) {
+            self.herald.announce(after, announcement);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The watch of pods: which requests a change of a pod concerns. Of a pod itself nothing is kept but its UID.
+
+use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::WatchStreamExt;
+use kube::{Api, Client};
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A pod that ends leaves this selection, and so looks deleted to the watch.
+const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+/// UIDs of the pods that the watch shows alive. It is a reason to skip a look at the pod of a delivered token, and
+/// never one to end anything (rule 7).
+#[derive(Clone, Default)]
+pub struct LivePods(Arc<RwLock<HashSet<String>>>);
+
+impl LivePods {
+    /// Whether the watch shows a pod with this UID alive.
+    pub fn contains(&self, uid: &str) -> bool {
+        // The set stays whole whatever a panicking holder of the lock was about.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashSet<String>)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Watches all pods, and names the requests to look at again.
+pub fn triggers(
+    client: Client,
+    requests: Store<VaultTokenRequest>,
+    live: LivePods,
+) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
+    let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
+    let mut listed = HashSet::new();
+    watcher(pods, Config::default().fields(UNFINISHED))
+        .default_backoff()
+        .filter_map(|event| async move {
+            event.inspect_err(|error| tracing::warn!(%error, "the watch of pods broke; it is taken up again")).ok()
+        })
+        .flat_map(move |event| futures::stream::iter(concerned(event, &requests, &live, &mut listed)))
+}
+
+fn concerned(
+    event: Event<PartialObjectMeta<Pod>>,
+    requests: &Store<VaultTokenRequest>,
+    live: &LivePods,
+    listed: &mut HashSet<String>,
+) -> Vec<ObjectRef<VaultTokenRequest>> {
+    match event {
+        Event::Init => {
+            listed.clear();
+            Vec::new()
+        }
+        Event::InitApply(pod) => {
+            listed.extend(pod.metadata.uid.clone());
+            Vec::new()
+        }
+        // The list replaces what was known; whatever it lacks may be gone since the watch broke.
+        Event::InitDone => {
+            let listed = std::mem::take(listed);
+            live.change(|known| *known = listed);
+            let unsure = requests.state_filter(|request| {
+                !request.phase().is_final()
+                    && (request.phase() != Phase::Delivered || !live.contains(&request.spec.pod_uid))
+            });
+            unsure.iter().map(|request| ObjectRef::from_obj(&**request)).collect()
+        }
+        Event::Apply(pod) => {
+            live.change(|known| known.extend(pod.metadata.uid.clone()));
+            // A delivered token is none of this event's business: the pod lives.
+            of_pod(&pod, requests, |request| !request.phase().is_final() && request.phase() != Phase::Delivered)
+        }
+        Event::Delete(pod) => {
+            live.change(|known| {
+                pod.metadata.uid.as_ref().map(|uid| known.remove(uid));
+            });
+            of_pod(&pod, requests, |request| !request.phase().is_final())
+        }
+    }
+}
+
+/// The requests of a pod, found by their names.
+fn of_pod(
+    pod: &PartialObjectMeta<Pod>,
+    requests: &Store<VaultTokenRequest>,
+    wanted: impl Fn(&VaultTokenRequest) -> bool,
+) -> Vec<ObjectRef<VaultTokenRequest>> {
+    let (Some(name), Some(namespace), Some(uid)) = (&pod.metadata.name, &pod.metadata.namespace, &pod.metadata.uid)
+    else {
+        return Vec::new();
+    };
+    (0..REQUESTS_PER_POD)
+        .map(|digit| ObjectRef::new(&request_name(name, uid, digit)).within(namespace))
+        .filter(|reference| requests.get(reference).is_some_and(|request| wanted(&request)))
+        .collect()
+}

@@ -1,0 +1,168 @@
+//! The operator's settings: from arguments and environment to values that were checked.
+
+use crate::domain::address::PodNetworks;
+use crate::domain::duration;
+use crate::domain::grant::{Limits, check_ttl};
+use crate::vault::{Connection, Login, Server};
+use clap::{Args, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest that a wrapping token may live: it is a secret on its way.
+const MAX_WRAPPING_TTL: Duration = Duration::from_secs(600);
+
+/// Arguments of `vault-token-operator run`.
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Name of this cluster, the same for all of its operator's life and different from every other cluster's that
+    /// uses the same Vault. It is written into each token's metadata
+    #[arg(long, env = "VTO_CLUSTER", value_name = "NAME")]
+    cluster: String,
+
+    /// Vault token role that tokens are made through [default: vault-token-operator-<CLUSTER>]
+    #[arg(long, env = "VTO_TOKEN_ROLE", value_name = "NAME")]
+    token_role: Option<String>,
+
+    /// Life of a token that is not renewed, for pods without the annotation vaultproject.io/ttl
+    #[arg(long, env = "VTO_DEFAULT_TTL", value_name = "DURATION", default_value = "72h", value_parser = duration::parse)]
+    default_ttl: Duration,
+
+    /// The longest ttl that a pod can ask for
+    #[arg(long, env = "VTO_MAX_TTL", value_name = "DURATION", default_value = "768h", value_parser = duration::parse)]
+    max_ttl: Duration,
+
+    /// How long a wrapping token lives: the time that an init container has to take its token
+    #[arg(long, env = "VTO_WRAPPING_TTL", value_name = "DURATION", default_value = "90s", value_parser = duration::parse)]
+    wrapping_ttl: Duration,
+
+    /// Networks that pods live in, as in 10.244.0.0/16. Wrapping tokens are sent to no other address [default: all
+    /// but loopback, link-local and multicast addresses]
+    #[arg(long, env = "VTO_POD_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
+    pod_network: Vec<ipnet::IpNet>,
+
+    /// Where /healthz and /readyz are served
+    #[arg(long, env = "VTO_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8080")]
+    health_address: SocketAddr,
+
+    #[command(flatten)]
+    server: Server,
+
+    #[command(flatten)]
+    login: LoginArguments,
+}
+
+/// How the operator logs in to Vault.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Vault login")]
+struct LoginArguments {
+    /// How the operator logs in to Vault
+    #[arg(long, env = "VTO_VAULT_AUTH", value_enum, default_value_t = Method::Kubernetes)]
+    vault_auth: Method,
+
+    /// Where the auth method is mounted in Vault [default: the method's name]
+    #[arg(long, env = "VTO_VAULT_AUTH_MOUNT", value_name = "PATH")]
+    vault_auth_mount: Option<String>,
+
+    /// For kubernetes: the role to log in with
+    #[arg(long, env = "VTO_VAULT_AUTH_ROLE", value_name = "NAME", default_value = "vault-token-operator")]
+    vault_auth_role: String,
+
+    /// For kubernetes: file with the ServiceAccount token
+    #[arg(
+        long,
+        env = "VTO_SERVICE_ACCOUNT_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    service_account_token_file: PathBuf,
+
+    /// For approle: the role ID
+    #[arg(long, env = "VTO_VAULT_ROLE_ID", value_name = "ID", required_if_eq("vault_auth", "approle"))]
+    vault_role_id: Option<String>,
+
+    /// For approle: file with the secret ID
+    #[arg(long, env = "VTO_VAULT_SECRET_ID_FILE", value_name = "FILE", required_if_eq("vault_auth", "approle"))]
+    vault_secret_id_file: Option<PathBuf>,
+
+    /// For token-file: file with a Vault token that something else keeps alive
+    #[arg(long, env = "VTO_VAULT_TOKEN_FILE", value_name = "FILE", required_if_eq("vault_auth", "token-file"))]
+    vault_token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    Kubernetes,
+    #[value(name = "approle")]
+    AppRole,
+    TokenFile,
+}
+
+/// Settings that were checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(super) cluster: String,
+    pub(super) token_role: String,
+    pub(super) limits: Limits,
+    pub(super) wrapping_ttl: Duration,
+    pub(super) health_address: SocketAddr,
+    pub(super) vault: Connection,
+    pub(super) login: Login,
+}
+
+impl Arguments {
+    /// Checks the arguments against each other and reads the files that they name.
+    ///
+    /// # Errors
+    /// A sentence that names the argument that is wrong.
+    pub fn check(self) -> Result<Settings, String> {
+        name("--cluster", &self.cluster)?;
+        let token_role = self.token_role.unwrap_or_else(|| format!("vault-token-operator-{}", self.cluster));
+        name("--token-role", &token_role)?;
+        check_ttl(self.max_ttl, Duration::MAX).map_err(|why| format!("--max-ttl {why}"))?;
+        check_ttl(self.default_ttl, self.max_ttl).map_err(|why| format!("--default-ttl {why}"))?;
+        if self.wrapping_ttl < Duration::from_secs(1) || self.wrapping_ttl > MAX_WRAPPING_TTL {
+            return Err(format!("--wrapping-ttl must be from 1s to {}", duration::format(MAX_WRAPPING_TTL)));
+        }
+        Ok(Settings {
+            token_role,
+            limits: Limits {
+                default_ttl: self.default_ttl,
+                max_ttl: self.max_ttl,
+                networks: PodNetworks::new(self.pod_network),
+            },
+            wrapping_ttl: self.wrapping_ttl,
+            health_address: self.health_address,
+            vault: Connection::new(&self.server)?,
+            login: self.login.check()?,
+            cluster: self.cluster,
+        })
+    }
+}
+
+impl LoginArguments {
+    fn check(self) -> Result<Login, String> {
+        let mount = |default: &str| self.vault_auth_mount.clone().unwrap_or_else(|| default.to_owned());
+        match (self.vault_auth, self.vault_role_id, self.vault_secret_id_file, self.vault_token_file) {
+            (Method::Kubernetes, ..) => Ok(Login::Kubernetes {
+                mount: mount("kubernetes"),
+                role: self.vault_auth_role,
+                token_file: self.service_account_token_file,
+            }),
+            (Method::AppRole, Some(role_id), Some(secret_id_file), _) => {
+                Ok(Login::AppRole { mount: mount("approle"), role_id, secret_id_file })
+            }
+            (Method::TokenFile, _, _, Some(path)) => Ok(Login::TokenFile { path }),
+            (method, ..) => Err(format!("--vault-auth {method:?} lacks its arguments; see --help")),
+        }
+    }
+}
+
+/// Names that become part of a Vault path and of metadata.
+fn name(argument: &str, value: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if value.is_empty() || value.len() > 100 || !value.chars().all(fits) || value.contains("..") {
+        return Err(format!("{argument} must have 1 to 100 letters, digits, '-', '_' or '.'"));
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
+
+use super::error::Error;
+use crate::text::one_line;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use rustify::Endpoint;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+use url::Url;
+
+/// No call takes longer, from the first byte sent to the last one read.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No connection takes longer to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// No answer is longer, in bytes; those that are wanted here have a few hundred.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Where Vault is, and how to know that it is Vault.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Vault")]
+pub struct Server {
+    /// Address of Vault, as in https://vault.example.com:8200
+    #[arg(long = "vault-addr", env = "VAULT_ADDR", value_name = "URL")]
+    pub address: Url,
+
+    /// File with the certificate authorities (PEM) that Vault's certificate is checked against, instead of the
+    /// system's
+    #[arg(long = "vault-cacert", env = "VAULT_CACERT", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Vault namespace, for servers that have namespaces
+    #[arg(long = "vault-namespace", env = "VAULT_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// A pool of connections to one Vault server.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    http: reqwest::Client,
+    address: Url,
+    namespace: Option<HeaderValue>,
+}
+
+impl Connection {
+    /// Prepares the connection; nothing is sent yet.
+    ///
+    /// # Errors
+    /// A sentence that names the setting that is wrong.
+    pub fn new(server: &Server) -> Result<Self, String> {
+        let address = &server.address;
+        if !matches!(address.scheme(), "https" | "http") || address.host().is_none() {
+            return Err(format!("the Vault address {address} must begin with https:// (or http://) and name a host"));
+        }
+        if address.query().is_some() || address.fragment().is_some() || !address.username().is_empty() {
+            return Err("the Vault address must have no user name, query or fragment".to_owned());
+        }
+        let namespace = match server.namespace.as_deref().map(str::trim).filter(|name| !name.is_empty()) {
+            Some(name) => Some(HeaderValue::from_str(name).map_err(|_| "the Vault namespace has characters that \
+                cannot be sent".to_owned())?),
+            None => None,
+        };
+        let mut builder = reqwest::Client::builder()
+            // A redirect would carry the token to another host, and a proxy would see who asks for what.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &server.ca_file {
+            let pem = std::fs::read(file)
+                .map_err(|error| format!("cannot read the CA file {} (VAULT_CACERT): {error}", file.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|_| format!("the CA file {} (VAULT_CACERT) is not PEM", file.display()))?;
+            if certificates.is_empty() {
+                return Err(format!("the CA file {} (VAULT_CACERT) has no certificate in it", file.display()));
+            }
+            builder = builder.tls_certs_only(certificates);
+        }
+        let http = builder.build().map_err(|error| format!("cannot set up TLS to Vault: {}", causes(&error)))?;
+        Ok(Self { http, address: address.clone(), namespace })
+    }
+
+    /// Makes one call, and gives the body of Vault's answer.
+    ///
+    /// # Errors
+    /// Whatever did not end in an answer of success.
+    pub async fn call<E: Endpoint>(
+        &self,
+        endpoint: &E,
+        token: Option<&SecretString>,
+        wrap_ttl: Option<Duration>,
+    ) -> Result<Answer, Error> {
+        let request = self.request(endpoint, token, wrap_ttl)?;
+        let mut response = self.http.execute(request).await.map_err(|error| self.failure(&error))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| Error::Unanswered(causes(&error)))? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(Error::Malformed("it is longer than 1 MiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            return Ok(Answer(body.into()));
+        }
+        Err(Error::Answered { status: status.as_u16(), messages: messages(&body) })
+    }
+
+    fn request<E: Endpoint>(
+        &self,
+        endpoint: &E,
+        token: Option<&SecretString>,
+        wrap_ttl: Option<Duration>,
+    ) -> Result<reqwest::Request, Error> {
+        // Only path, method and body are taken from the endpoint; a base path in Vault's address is kept.
+        let unusable = Error::Malformed("the call could not be written");
+        let built = endpoint.request("http://vault").map_err(|_| unusable.clone())?;
+        let mut url = self.address.clone();
+        let (base, path) = (self.address.path().trim_end_matches('/'), built.uri().path().trim_start_matches('/'));
+        url.set_path(&format!("{base}/v1/{path}"));
+        url.set_query(built.uri().query());
+        let mut request = reqwest::Request::new(built.method().clone(), url);
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
+        if let Some(namespace) = &self.namespace {
+            headers.insert(HeaderName::from_static("x-vault-namespace"), namespace.clone());
+        }
+        if let Some(token) = token {
+            let mut value = HeaderValue::from_str(token.expose_secret())
+                .map_err(|_| Error::NotLoggedIn("the token has characters that no Vault token has".to_owned()))?;
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_static("x-vault-token"), value);
+        }
+        if let Some(ttl) = wrap_ttl {
+            let value = HeaderValue::from_str(&format!("{}s", ttl.as_secs())).map_err(|_| unusable)?;
+            headers.insert(HeaderName::from_static("x-vault-wrap-ttl"), value);
+        }
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(built.into_body().into());
+        Ok(request)
+    }
+
+    fn failure(&self, error: &reqwest::Error) -> Error {
+        if error.is_connect() {
+            Error::Unreachable { address: self.address.to_string(), cause: causes(error) }
+        } else if error.is_timeout() {
+            Error::Unanswered(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))
+        } else {
+            Error::Unanswered(causes(error))
+        }
+    }
+}
+
+
+/// The body of an answer. It may hold tokens, so it cannot be printed and is zeroed when dropped.
+#[derive(Debug)]
+pub struct Answer(SecretSlice<u8>);
+
+impl Answer {
+    /// Reads the answer as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], without a word of the body: a parser's message quotes what it could not read.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        serde_json::from_slice(self.0.expose_secret()).map_err(|_| Error::Malformed("it is not the JSON it should be"))
+    }
+
+    /// The bytes as Vault sent them.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+/// Vault's own words out of an answer of failure (`{"errors": [...]}`).
+fn messages(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Failure {
+        #[serde(default)]
+        errors: Vec<String>,
+    }
+    match serde_json::from_slice::<Failure>(body) {
+        Ok(failure) if failure.errors.iter().any(|error| !error.trim().is_empty()) => {
+            one_line(&failure.errors.join("; "))
+        }
+        _ => "no further words".to_owned(),
+    }
+}
+
+/// An error with its causes: the outermost alone says nothing of use ("error sending request").
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    if text.is_empty() { "the connection broke".to_owned() } else { one_line(&text) }
+}

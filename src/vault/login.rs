@@ -1,0 +1,154 @@
+//! How the operator proves to Vault who it is.
+
+use super::connection::Connection;
+use super::error::Error;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
+use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
+
+/// A way to log in. Files are read anew at each login, since they are rotated.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// The pod's own ServiceAccount token, by Vault's Kubernetes auth method.
+    Kubernetes {
+        /// Where the auth method is mounted.
+        mount: String,
+        /// The role to log in with.
+        role: String,
+        /// File with the ServiceAccount token.
+        token_file: PathBuf,
+    },
+    /// AppRole.
+    AppRole {
+        /// Where the auth method is mounted.
+        mount: String,
+        /// The role ID; it is no secret.
+        role_id: String,
+        /// File with the secret ID.
+        secret_id_file: PathBuf,
+    },
+    /// A token that somebody else keeps in a file, a Vault agent for example.
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A token of the operator's own, and for how long Vault says that it lives.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The token.
+    pub token: SecretString,
+    /// Its remaining life; zero when it never ends.
+    pub ttl: Duration,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+}
+
+#[derive(Deserialize)]
+struct AuthAnswer {
+    auth: Auth,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    client_token: String,
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+#[derive(Deserialize)]
+struct SelfAnswer {
+    data: SelfData,
+}
+
+#[derive(Deserialize)]
+struct SelfData {
+    ttl: u64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+impl Login {
+    /// Logs in.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or what Vault answered.
+    pub async fn log_in(&self, connection: &Connection) -> Result<Lease, Error> {
+        match self {
+            Self::Kubernetes { mount, role, token_file } => {
+                let jwt = read(token_file, "the ServiceAccount token").await?.expose_secret().to_owned();
+                let call = LoginWithKubernetesRequest { mount: mount.clone(), role: role.clone(), jwt };
+                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+            }
+            Self::AppRole { mount, role_id, secret_id_file } => {
+                let secret_id = read(secret_id_file, "the AppRole secret ID").await?.expose_secret().to_owned();
+                let call =
+                    LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
+                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+            }
+            Self::TokenFile { path } => {
+                let token = read(path, "the token file").await?;
+                let answer = connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await?;
+                let SelfAnswer { data } = answer.json()?;
+                Ok(Lease { token, ttl: Duration::from_secs(data.ttl), renewable: data.renewable })
+            }
+        }
+    }
+
+    /// What the login is, for people: method, role, mount.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Kubernetes { mount, role, .. } => format!("Kubernetes auth at {mount:?} with the role {role:?}"),
+            Self::AppRole { mount, .. } => format!("AppRole auth at {mount:?}"),
+            Self::TokenFile { path } => format!("the token in {}", path.display()),
+        }
+    }
+}
+
+impl Lease {
+    /// Renews the token.
+    ///
+    /// # Errors
+    /// What Vault answered.
+    pub async fn renew(&self, connection: &Connection) -> Result<Lease, Error> {
+        let call = RenewTokenSelfRequest::default();
+        lease(&connection.call(&call, Some(&self.token), None).await?.json::<AuthAnswer>()?)
+    }
+
+    /// Whether Vault still knows the token.
+    ///
+    /// # Errors
+    /// What Vault answered; [`Error::is_forbidden`] means that the token is dead.
+    pub async fn check(&self, connection: &Connection) -> Result<(), Error> {
+        connection.call(&LookupTokenSelfRequest {}, Some(&self.token), None).await.map(|_| ())
+    }
+}
+
+fn lease(answer: &AuthAnswer) -> Result<Lease, Error> {
+    let auth = &answer.auth;
+    if auth.client_token.is_empty() {
+        return Err(Error::Malformed("it has no token"));
+    }
+    Ok(Lease {
+        token: auth.client_token.clone().into(),
+        ttl: Duration::from_secs(auth.lease_duration),
+        renewable: auth.renewable,
+    })
+}
+
+/// Reads a secret from a file, without the line end that editors leave.
+async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|error| Error::NotLoggedIn(format!("cannot read {what} from {}: {error}", path.display())))?;
+    match text.trim() {
+        "" => Err(Error::NotLoggedIn(format!("{what} in {} is empty", path.display()))),
+        secret => Ok(secret.to_owned().into()),
+    }
+}

@@ -1,0 +1,15 @@
+//! The one way to Vault (HashiCorp Vault or OpenBao): its HTTP API, and nothing but plain data comes back.
+
+mod connection;
+mod error;
+mod login;
+mod session;
+mod token;
+mod wrapping;
+
+pub use connection::{Connection, Server};
+pub use error::Error;
+pub use login::Login;
+pub use session::Session;
+pub use token::{TokenOrder, TokenStore};
+pub use wrapping::{Unwrapped, WrappingInfo};

@@ -1,0 +1,142 @@
+//! The operator's own login: made, renewed and remade by one task, so that an outage of Vault never turns into
+//! a flood of logins.
+
+use super::connection::Connection;
+use super::error::Error;
+use super::login::{Lease, Login};
+use crate::domain::backoff::Backoff;
+use secrecy::SecretString;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// Waits between logins that failed.
+const LOGIN_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) };
+
+/// How often a doubt about the token is looked into.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longer than any operator runs.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The present login: what calls use, and the word that something is wrong with it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    token: watch::Receiver<Result<SecretString, String>>,
+    doubt: Arc<Notify>,
+}
+
+impl Session {
+    /// Starts the task that keeps the login. It ends when the last [`Session`] is dropped.
+    pub fn start(connection: Connection, login: Login) -> Self {
+        let (sender, token) = watch::channel(Err("the first login is under way".to_owned()));
+        let doubt = Arc::new(Notify::new());
+        tokio::spawn(keep(connection, login, sender, doubt.clone()));
+        Self { token, doubt }
+    }
+
+    /// The token to make a call with.
+    ///
+    /// # Errors
+    /// [`Error::NotLoggedIn`], with what the last login failed of.
+    pub fn token(&self) -> Result<SecretString, Error> {
+        self.token.borrow().clone().map_err(Error::NotLoggedIn)
+    }
+
+    /// Says that Vault did not accept the token for a call: it may have been revoked.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+}
+
+/// Logs in, renews while that works, and starts over when it does not.
+async fn keep(
+    connection: Connection,
+    login: Login,
+    sender: watch::Sender<Result<SecretString, String>>,
+    doubt: Arc<Notify>,
+) {
+    let mut failures = 0;
+    while !sender.is_closed() {
+        match login.log_in(&connection).await {
+            Ok(lease) => {
+                failures = 0;
+                tracing::info!(login = login.describe(), ttl_seconds = lease.ttl.as_secs(), "logged in to Vault");
+                offer(&sender, Ok(lease.token.clone()));
+                let why = hold(&connection, &login, lease, &sender, &doubt).await;
+                tracing::warn!(%why, "logging in to Vault again");
+            }
+            Err(error) => {
+                failures += 1;
+                let message = format!("{} failed: {error}", login.describe());
+                tracing::error!(error = %message, failures, "cannot log in to Vault");
+                offer(&sender, Err(message));
+                tokio::select! {
+                    () = tokio::time::sleep(LOGIN_BACKOFF.after(failures, rand::random())) => {}
+                    () = sender.closed() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Keeps one lease alive for as long as it goes; gives why it did not go on.
+async fn hold(
+    connection: &Connection,
+    login: &Login,
+    mut lease: Lease,
+    sender: &watch::Sender<Result<SecretString, String>>,
+    doubt: &Notify,
+) -> String {
+    let mut ends = Instant::now() + lease.ttl;
+    let mut renew_at = renewal(&lease);
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            () = sender.closed() => return "nobody needs the login any more".to_owned(),
+            () = doubt.notified() => {
+                match lease.check(connection).await {
+                    Err(error) if error.is_forbidden() => return "Vault does not know the token any more".to_owned(),
+                    // It is the policy, not the token; or Vault is away, which says nothing about the token.
+                    Ok(()) | Err(_) => tokio::time::sleep(DOUBT_INTERVAL).await,
+                }
+            }
+            () = tokio::time::sleep_until(renew_at) => {
+                // A token at the end of its renewals, or one that has none, is replaced by a new login while the
+                // old one still works; a failed login leaves the old one in use.
+                let renewed = if lease.renewable { lease.renew(connection).await } else { Err(Error::Malformed("")) };
+                let next = match renewed {
+                    Ok(next) if next.ttl > lease.ttl / 2 => Ok(next),
+                    _ => login.log_in(connection).await,
+                };
+                match next {
+                    Ok(next) => {
+                        failures = 0;
+                        ends = Instant::now() + next.ttl;
+                        renew_at = renewal(&next);
+                        offer(sender, Ok(next.token.clone()));
+                        lease = next;
+                    }
+                    Err(error) if Instant::now() >= ends => return format!("the login ended: {error}"),
+                    Err(error) => {
+                        failures += 1;
+                        renew_at = Instant::now() + LOGIN_BACKOFF.after(failures, rand::random());
+                        tracing::warn!(%error, failures, "cannot renew the login to Vault yet");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// When to renew: after about two thirds of the lease, and not with every other replica at once.
+fn renewal(lease: &Lease) -> Instant {
+    // A token that never ends (ttl 0) is only ever looked into on doubt.
+    let wait = if lease.ttl.is_zero() { FOR_EVER } else { lease.ttl.mul_f64(0.6 + 0.1 * rand::random::<f64>()) };
+    Instant::now() + wait
+}
+
+fn offer(sender: &watch::Sender<Result<SecretString, String>>, token: Result<SecretString, String>) {
+    sender.send_modify(|current| *current = token);
+}

@@ -1,0 +1,142 @@
+//! Tokens as the operator deals with them: made through a token role, looked up and revoked by accessor.
+
+use super::connection::Connection;
+use super::error::Error;
+use super::session::Session;
+use crate::domain::duration;
+use crate::domain::token::Minted;
+use jiff::Timestamp;
+use rustify::Endpoint;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::time::Duration;
+use vaultrs::api::token::requests::{CreateRoleTokenRequest, LookupTokenAccessorRequest, RevokeTokenAccessorRequest};
+
+/// A token as it shall be.
+#[derive(Clone, Debug)]
+pub struct TokenOrder {
+    /// What Vault's audit log and lookups call it.
+    pub display_name: String,
+    /// Its policies. Never empty: Vault would give all that the role has.
+    pub policies: Vec<String>,
+    /// Its period.
+    pub period: Duration,
+    /// What it is for: cluster, pod, request, attempt.
+    pub meta: HashMap<String, String>,
+}
+
+/// The token store of one Vault, through one token role.
+#[derive(Clone, Debug)]
+pub struct TokenStore {
+    connection: Connection,
+    session: Session,
+    role: String,
+    wrapping_ttl: Duration,
+}
+
+#[derive(Deserialize)]
+struct WrappedAnswer {
+    wrap_info: WrapInfo,
+}
+
+#[derive(Deserialize)]
+struct WrapInfo {
+    token: String,
+    accessor: String,
+    ttl: u64,
+    creation_path: String,
+    #[serde(default)]
+    wrapped_accessor: String,
+}
+
+#[derive(Deserialize)]
+struct LookupAnswer {
+    data: LookupData,
+}
+
+#[derive(Deserialize)]
+struct LookupData {
+    expire_time: Option<Timestamp>,
+}
+
+impl TokenStore {
+    /// Tokens are made through `role`, wrapped for `wrapping_ttl`.
+    pub fn new(connection: Connection, session: Session, role: String, wrapping_ttl: Duration) -> Self {
+        Self { connection, session, role, wrapping_ttl }
+    }
+
+    /// Why no call can be made at the moment, if none can.
+    pub fn away(&self) -> Option<String> {
+        self.session.token().err().map(|error| error.to_string())
+    }
+
+    /// Makes a wrapped token. The token inside never comes back, only its accessor.
+    ///
+    /// # Errors
+    /// Where not [`Error::had_no_effect`], a token may be there that nobody will ever hold.
+    pub async fn mint(&self, order: &TokenOrder) -> Result<Minted, Error> {
+        let call = CreateRoleTokenRequest {
+            role_name: self.role.clone(),
+            display_name: Some(order.display_name.clone()),
+            policies: Some(order.policies.clone()),
+            period: Some(duration::format(order.period)),
+            ttl: Some(duration::format(order.period)),
+            meta: Some(order.meta.clone()),
+            no_default_policy: Some(true),
+            renewable: Some(true),
+            ..CreateRoleTokenRequest::default()
+        };
+        let sent = Timestamp::now();
+        let info = self.call(&call, Some(self.wrapping_ttl)).await?.json::<WrappedAnswer>()?.wrap_info;
+        if info.token.is_empty() || info.accessor.is_empty() || info.wrapped_accessor.is_empty() {
+            return Err(Error::Malformed("it lacks an accessor; Vault 1.21 or OpenBao 2.7 is needed at least"));
+        }
+        let ttl = i64::try_from(info.ttl).map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?;
+        Ok(Minted {
+            wrapping_token: info.token.into(),
+            wrapping_accessor: info.accessor,
+            token_accessor: info.wrapped_accessor,
+            creation_path: info.creation_path,
+            // Counted from before the call, so that it never ends later in our eyes than in Vault's.
+            wrapping_expires_at: sent
+                .checked_add(jiff::SignedDuration::from_secs(ttl))
+                .map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?,
+        })
+    }
+
+    /// When Vault ends the token; `None` if never.
+    ///
+    /// # Errors
+    /// What Vault answered: 403 or 404 when it knows no such accessor.
+    pub async fn expires_at(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
+        let call = LookupTokenAccessorRequest { accessor: accessor.to_owned() };
+        Ok(self.call(&call, None).await?.json::<LookupAnswer>()?.data.expire_time)
+    }
+
+    /// Revokes the token with all its children. When this returns, the token is dead. An accessor that Vault does
+    /// not know is a token that is dead already: Vault answers 200 (with a warning), or 400 or 404 in older versions.
+    ///
+    /// # Errors
+    /// Whatever leaves it open whether the token is dead.
+    pub async fn revoke(&self, accessor: &str) -> Result<(), Error> {
+        let call = RevokeTokenAccessorRequest { accessor: accessor.to_owned() };
+        match self.call(&call, None).await {
+            Ok(_) | Err(Error::Answered { status: 404, .. }) => Ok(()),
+            Err(Error::Answered { status: 400, messages }) if messages.contains("invalid accessor") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn call<E: Endpoint>(
+        &self,
+        endpoint: &E,
+        wrap_ttl: Option<Duration>,
+    ) -> Result<super::connection::Answer, Error> {
+        let token = self.session.token()?;
+        let answer = self.connection.call(endpoint, Some(&token), wrap_ttl).await;
+        if answer.as_ref().is_err_and(Error::is_forbidden) {
+            self.session.doubt();
+        }
+        answer
+    }
+}

@@ -1,0 +1,66 @@
+//! Wrapping tokens as the init container deals with them: looked at, then opened once.
+
+use super::connection::{Answer, Connection};
+use super::error::Error;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use vaultrs::api::sys::requests::{UnwrapRequest, WrappingLookupRequest};
+
+/// What Vault says of a wrapping token without opening it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WrappingInfo {
+    /// The path of the call whose answer is wrapped.
+    pub creation_path: String,
+}
+
+/// A token out of its wrapping, and Vault's whole answer.
+#[derive(Debug)]
+pub struct Unwrapped {
+    /// The token.
+    pub token: SecretString,
+    /// Its accessor.
+    pub accessor: String,
+    /// Vault's answer, byte for byte.
+    pub answer: Answer,
+}
+
+#[derive(Deserialize)]
+struct LookupAnswer {
+    data: WrappingInfo,
+}
+
+#[derive(Deserialize)]
+struct UnwrapAnswer {
+    auth: Auth,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    client_token: String,
+    accessor: String,
+}
+
+impl Connection {
+    /// Looks a wrapping token up; it stays unused.
+    ///
+    /// # Errors
+    /// [`Error::is_refusal`] when it was used already, or has expired.
+    pub async fn look_up_wrapping(&self, token: &SecretString) -> Result<WrappingInfo, Error> {
+        let call = WrappingLookupRequest { token: token.expose_secret().to_owned() };
+        Ok(self.call(&call, None, None).await?.json::<LookupAnswer>()?.data)
+    }
+
+    /// Opens a wrapping token, which uses it up.
+    ///
+    /// # Errors
+    /// [`Error::is_refusal`] when it was used already, or has expired.
+    pub async fn unwrap(&self, token: &SecretString) -> Result<Unwrapped, Error> {
+        // The wrapping token authenticates the call itself, and needs no other.
+        let answer = self.call(&UnwrapRequest { token: None }, Some(token), None).await?;
+        let UnwrapAnswer { auth } = answer.json()?;
+        if auth.client_token.is_empty() || auth.accessor.is_empty() {
+            return Err(Error::Malformed("it wraps no token"));
+        }
+        Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, answer })
+    }
+}
