@@ -20,7 +20,7 @@ use std::fmt;
     doc = "A pod's request for a Vault token of its own, and the record of what became of it. The pod's init \
            container creates it; the operator verifies the pod, issues the token, and revokes it when the pod is gone.",
     derive = "PartialEq",
-    validation = Rule::new("self.metadata.name.startsWith(self.spec.podName + '-' + self.spec.podUID.substring(0, 8) + '-') && self.metadata.name.size() == self.spec.podName.size() + 11 && self.metadata.name.matches('[0-9]$')").message("metadata.name must be <spec.podName>-<first 8 characters of spec.podUID>-<one digit>"),
+    validation = Rule::new("self.spec.podUID.size() < 8 || self.metadata.name.startsWith(self.spec.podName + '-' + self.spec.podUID.substring(0, 8) + '-') && self.metadata.name.size() == self.spec.podName.size() + 11 && self.metadata.name.matches('[0-9]$')").message("metadata.name must be <spec.podName>-<first 8 characters of spec.podUID>-<one digit>"),
     printcolumn(name = "Pod", type_ = "string", json_path = ".spec.podName", description = "The pod that asks"),
     printcolumn(name = "ServiceAccount", type_ = "string", json_path = ".status.serviceAccountName", description = "The pod's service account"),
     printcolumn(name = "Policies", type_ = "string", json_path = ".status.policies", description = "The Vault policies of the token"),
@@ -82,6 +82,7 @@ pub struct VaultTokenRequestStatus {
 
     /// How many times the operator set out to make a token for this request.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(with = "i32")]
     pub attempts: u32,
 
     /// The pod's service account, as verified.

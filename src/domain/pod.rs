@@ -116,24 +116,8 @@ pub(crate) mod tests {
                 "initContainerStatuses": [{"name": "vault-init", "image": "", "imageID": "", "ready": false,
                     "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}
         });
-        merge(&mut pod, patch);
+        json_patch::merge(&mut pod, &patch);
         serde_json::from_value(pod).expect("a pod")
-    }
-
-    /// JSON merge patch (RFC 7386), as far as it is needed.
-    fn merge(into: &mut serde_json::Value, patch: serde_json::Value) {
-        match (into, patch) {
-            (serde_json::Value::Object(into), serde_json::Value::Object(patch)) => {
-                for (key, value) in patch {
-                    if value.is_null() {
-                        into.remove(&key);
-                    } else {
-                        merge(into.entry(key).or_insert(serde_json::Value::Null), value);
-                    }
-                }
-            }
-            (into, patch) => *into = patch,
-        }
     }
 
     #[test]

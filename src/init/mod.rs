@@ -16,11 +16,10 @@ use crate::wire::MAX_MESSAGE;
 use identity::Identity;
 use receive::{Receiver, Verdict};
 use requests::Requests;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 /// Waits between looks at one's own request.
 const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_secs(2) };
@@ -33,9 +32,13 @@ const LIMITS: Limits = Limits { connections: 8, exchange: Duration::from_secs(30
 /// # Errors
 /// A sentence for the pod's owner, which also goes to the termination log.
 pub async fn run(settings: Settings) -> Result<(), String> {
-    let outcome = match tokio::time::timeout(settings.timeout, obtain(&settings)).await {
+    let told = Mutex::new("nothing was heard".to_owned());
+    let outcome = match tokio::time::timeout(settings.timeout, obtain(&settings, &told)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(format!("no token within {} s (--timeout)", settings.timeout.as_secs())),
+        Err(_) => {
+            let last = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Err(format!("no token within {} s (--timeout); the last word: {last}", settings.timeout.as_secs()))
+        }
     };
     if let Err(message) = &outcome {
         // Kubernetes shows it in the pod's status; elsewhere there is no such file, and standard error has it too.
@@ -46,7 +49,8 @@ pub async fn run(settings: Settings) -> Result<(), String> {
     outcome
 }
 
-async fn obtain(settings: &Settings) -> Result<(), String> {
+/// `told` holds what is being waited for.
+async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String> {
     let identity = Identity::read(&settings.service_account_token_file).await?;
     let store = Store::new(settings.directory.clone(), settings.file_mode)?;
     // Before the request is there, so that the first push finds an open port.
@@ -73,33 +77,29 @@ async fn obtain(settings: &Settings) -> Result<(), String> {
         let receiver = pushes.clone();
         async move { receiver.answer(request).await }
     }));
-    let outcome = watch(&receiver).await;
+    let outcome = watch(&receiver, told).await;
     serving.abort();
     outcome
 }
 
 /// Looks at one's own request until it is over.
-async fn watch(receiver: &Receiver) -> Result<(), String> {
-    let mut told = String::new();
+async fn watch(receiver: &Receiver, told: &Mutex<String>) -> Result<(), String> {
     let mut looks = 0;
-    let mut changed = Instant::now();
     loop {
         match receiver.look().await {
             Verdict::Done => return Ok(()),
             Verdict::Over(why) => return Err(why),
             Verdict::Waiting(state) => {
-                if state != told {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                if *told != state {
                     tracing::info!("{state}");
-                    (told, looks, changed) = (state, 0, Instant::now());
+                    *told = state;
+                    looks = 0;
                 }
             }
         }
         // News come in quick succession; long waits are for Vault or people.
         looks += 1;
-        if changed.elapsed() > Duration::from_secs(600) {
-            tracing::info!("still waiting: {told}");
-            changed = Instant::now();
-        }
         tokio::select! {
             () = tokio::time::sleep(LOOK.after(looks, rand::random())) => {}
             () = receiver.stored() => looks = 0,

@@ -7,7 +7,7 @@ use super::pods::{LivePods, triggers};
 use crate::api::VaultTokenRequest;
 use crate::domain::backoff::Backoff;
 use crate::domain::token::Hand;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -56,18 +56,17 @@ pub async fn run(
     let (requests, writer) = reflector::store();
     let watch = watcher(Api::<VaultTokenRequest>::all(client.clone()), watcher::Config::default())
         .default_backoff()
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                health.synced();
+                tracing::info!("the requests are listed and watched");
+            }
+        })
         .modify(|request| request.managed_fields_mut().clear())
         .reflect(writer)
         .applied_objects();
     let live = LivePods::default();
     let context = Arc::new(Context { executor, live: live.clone(), work: Mutex::default() });
-    let ready = requests.clone();
-    tokio::spawn(async move {
-        if ready.wait_until_ready().await.is_ok() {
-            health.synced();
-            tracing::info!(requests = ready.len(), "watching requests and pods");
-        }
-    });
     Controller::for_stream(watch, requests.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(client, requests, live))
@@ -91,8 +90,8 @@ async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Re
     let lives = context.live.contains(&request.spec.pod_uid);
     match context.executor.advance(&request, &mut work.hand, lives).await {
         Ok(Next::Rest) => Ok(Action::await_change()),
-        Ok(Next::Retry) => {
-            work.failures += 1;
+        Ok(Next::Retry { moved }) => {
+            work.failures = if moved { 1 } else { work.failures + 1 };
             let wait = RETRY.after(work.failures, rand::random());
             context.keep(uid, work);
             Ok(Action::requeue(wait))

@@ -36,16 +36,21 @@ pub struct Executor {
 pub enum Next {
     /// Nothing, until it or its pod changes.
     Rest,
-    /// Look again after a wait.
-    Retry,
+    /// Look again after a wait; `moved` says that this look changed the request's phase.
+    Retry {
+        /// Whether the wait is the first of its kind.
+        moved: bool,
+    },
 }
 
 /// How one step went.
 enum Progress {
     /// The request is now this; on to the next step.
     Wrote(Box<VaultTokenRequest>),
+    /// No more steps, until something changes.
+    Rest,
     /// No more steps for now.
-    Stop(Next),
+    Retry,
 }
 
 impl Executor {
@@ -74,6 +79,7 @@ impl Executor {
         pod_lives: bool,
     ) -> Result<Next, cluster::Error> {
         let Some(mut request) = self.current(seen).await? else { return Ok(Next::Rest) };
+        let first = request.phase();
         loop {
             let trusted = pod_lives && request.phase() == Phase::Delivered;
             let pod = if wants_pod(&request, hand) && !trusted { Some(self.observe(&request).await?) } else { None };
@@ -89,7 +95,8 @@ impl Executor {
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
             match self.execute(step, &request, hand).await? {
                 Progress::Wrote(next) => request = *next,
-                Progress::Stop(next) => return Ok(next),
+                Progress::Rest => return Ok(Next::Rest),
+                Progress::Retry => return Ok(Next::Retry { moved: request.phase() != first }),
             }
         }
     }
@@ -117,7 +124,7 @@ impl Executor {
         hand: &mut Hand,
     ) -> Result<Progress, cluster::Error> {
         match step {
-            Step::Settle => Ok(Progress::Stop(Next::Rest)),
+            Step::Settle => Ok(Progress::Rest),
             Step::Wait(why) => self.wait(request, &why).await,
             Step::Deny(why) => self.write(request, draft(request).denied(&why)).await,
             Step::Fail(why) => self.write(request, draft(request).failed(&why)).await,
@@ -144,7 +151,7 @@ impl Executor {
                 }
                 Err(error) => self.wait(request, &vault_why(&error)).await,
             },
-            Step::Release => self.ledger.release(request).await.map(|()| Progress::Stop(Next::Rest)),
+            Step::Release => self.ledger.release(request).await.map(|()| Progress::Rest),
         }
     }
 
@@ -187,7 +194,7 @@ impl Executor {
             }
             None => {
                 self.revoke_own(request, &minted).await;
-                Ok(Progress::Stop(Next::Retry))
+                Ok(Progress::Retry)
             }
         }
     }
@@ -228,7 +235,7 @@ impl Executor {
         hand: &mut Hand,
         addresses: &[IpAddr],
     ) -> Result<Progress, cluster::Error> {
-        let Hand::Wrapped(wrapped) = &*hand else { return Ok(Progress::Stop(Next::Retry)) };
+        let Hand::Wrapped(wrapped) = &*hand else { return Ok(Progress::Retry) };
         let minted = &wrapped.minted;
         let expires_at = match self.tokens.expires_at(&minted.token_accessor).await {
             Ok(expires_at) => expires_at,
@@ -267,7 +274,7 @@ impl Executor {
 
     async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
         self.ledger.write(request, draft(request).waiting(why)).await?;
-        Ok(Progress::Stop(Next::Retry))
+        Ok(Progress::Retry)
     }
 
     async fn write(

@@ -107,7 +107,11 @@ impl Connection {
         if status.is_success() {
             return Ok(Answer(body.into()));
         }
-        Err(Error::Answered { status: status.as_u16(), messages: messages(&body) })
+        let messages = messages(&body);
+        Err(match status.as_u16() {
+            401 | 403 => Error::Forbidden { path: endpoint.path().trim_start_matches('/').to_owned(), messages },
+            status => Error::Answered { status, messages },
+        })
     }
 
     fn request<E: Endpoint>(

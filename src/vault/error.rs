@@ -16,7 +16,15 @@ pub enum Error {
     /// The call may have reached Vault and taken effect, or not: its answer did not come.
     #[error("Vault did not answer: {0}")]
     Unanswered(String),
-    /// Vault answered with an error.
+    /// Vault does not accept the token, or what was tried with it.
+    #[error("Vault forbids {path} ({messages}); compare its policies and roles with config/vault/")]
+    Forbidden {
+        /// The path that was called.
+        path: String,
+        /// Vault's own words, on one line.
+        messages: String,
+    },
+    /// Vault answered with another error.
     #[error("Vault answered {status}: {messages}")]
     Answered {
         /// The HTTP status.
@@ -36,7 +44,7 @@ impl Error {
     /// Whether the call certainly had no effect, so that it may be made again as if it had never been made.
     pub fn had_no_effect(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotLoggedIn(_) => true,
+            Self::Unreachable { .. } | Self::NotLoggedIn(_) | Self::Forbidden { .. } => true,
             // 503: sealed or standby; 429: over a quota. Vault says these before it does anything.
             Self::Answered { status, .. } => (400..500).contains(status) || *status == 503,
             Self::Unanswered(_) | Self::Malformed(_) => false,
@@ -50,7 +58,7 @@ impl Error {
 
     /// Whether Vault does not accept the operator's token for what was asked.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Answered { status: 401 | 403, .. })
+        matches!(self, Self::Forbidden { .. })
     }
 
     /// The reason that conditions and Events give for it.

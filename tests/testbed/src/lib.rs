@@ -1,1 +1,26 @@
-//! x
+//! A real control plane and a real Vault on loopback, for the demo and the tests.
+//!
+//! [`Testbed::start`] gets the real components ([`components`]), starts them with TLS from an authority of its own
+//! ([`control_plane`], [`vault`]), and [`guard`] sees to it that nothing is left of them, however the process ends.
+
+#![forbid(unsafe_code)]
+
+pub mod bed;
+pub mod components;
+pub mod control_plane;
+pub mod error;
+pub mod guard;
+pub mod kubelet;
+pub mod pki;
+pub mod port;
+pub mod process;
+pub mod project;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub mod system;
+pub mod vault;
+pub mod workdir;
+
+pub use bed::Testbed;
+pub use error::Error;

@@ -1,2 +1,135 @@
-//! x
-fn main() {}
+//! The command line of the testbed.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
+use testbed::components::{self, Component, Origin};
+use testbed::settings::Settings;
+use testbed::{Error, Testbed, report};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long an interrupted build may keep the process from ending.
+const INTERRUPTED_LIMIT: Duration = Duration::from_millis(100);
+
+const ENVIRONMENT: &str = "\
+Environment:
+  TESTBED_KUBERNETES      the control plane's version: 1.37 (default) or 1.33
+  TESTBED_VAULT           the kind of Vault: openbao (default) or vault
+  TESTBED_CACHE           where built components are kept [default: in the user's cache folder]
+  TESTBED_ETCD, TESTBED_KUBE_APISERVER, TESTBED_KUBECTL, TESTBED_BAO, TESTBED_VAULT_BINARY, TESTBED_VAULT_PLUGIN
+                          a binary to use for that component, whatever its version
+  KUBEBUILDER_ASSETS      a folder that is searched for components before PATH is";
+
+/// A real control plane and a real Vault on loopback, for the demo and the tests.
+///
+/// Components are taken from where an environment variable says, else from PATH in a fitting version, else from the
+/// cache, else built once, which takes minutes and needs Go and Python.
+#[derive(Parser)]
+#[command(version, after_help = ENVIRONMENT, after_long_help = ENVIRONMENT)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get every component that is needed, and say where it is and what version it has.
+    Components,
+    /// Start a control plane and a Vault, print what clients need, and run until Ctrl-C.
+    Up,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::line(&format!("testbed: {error:?}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    let runtime = tokio::runtime::Runtime::new().map_err(Error::io("could not start the async runtime"))?;
+    let result = runtime.block_on(async {
+        let mut stop = StopSignal::new()?;
+        match command {
+            Command::Components => stop.interrupts(print_components()).await,
+            Command::Up => up(&mut stop).await,
+        }
+    });
+    // A build that was interrupted still waits for its compiler; the guard ends that once this process is gone.
+    runtime.shutdown_timeout(INTERRUPTED_LIMIT);
+    result
+}
+
+async fn print_components() -> Result<(), Error> {
+    let settings = Settings::from_env()?;
+    let print = move || {
+        for &component in Component::needed(&settings) {
+            let obtained = components::obtain(component, &settings)?;
+            let version = match obtained.origin {
+                Origin::Cache(version) => version.to_owned(),
+                Origin::Variable | Origin::Machine => components::told_version(component, &obtained.path)
+                    .map_or_else(|| "(unknown version)".to_owned(), |version| version.to_string()),
+            };
+            report::output(&format!("{} {version} {}", component.name(), obtained.path.display()));
+        }
+        Ok(())
+    };
+    let printed = tokio::task::spawn_blocking(print).await;
+    printed.unwrap_or_else(|error| Err(Error::io("could not get the components")(std::io::Error::other(error))))
+}
+
+async fn up(stop: &mut StopSignal) -> Result<(), Error> {
+    let testbed = stop.interrupts(Testbed::start()).await?;
+    let (control_plane, vault) = (testbed.control_plane(), testbed.vault());
+    for (variable, value) in [
+        ("KUBECONFIG", control_plane.admin_kubeconfig().to_string_lossy().as_ref()),
+        ("VAULT_ADDR", vault.address()),
+        ("VAULT_CACERT", vault.ca_path().to_string_lossy().as_ref()),
+        ("VAULT_TOKEN", vault.root_token().expose_secret()),
+    ] {
+        report::output(&format!("export {variable}='{}'", value.replace('\'', r"'\''")));
+    }
+    report::line("running; Ctrl-C stops it and removes everything");
+    stop.received().await;
+    report::line("stopping ...");
+    testbed.stop().await
+}
+
+/// Ctrl-C and SIGTERM.
+struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignal {
+    fn new() -> Result<Self, Error> {
+        let signal = |kind| signal(kind).map_err(Error::io("could not listen to signals"));
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Does the work, unless a signal comes first; what it had begun is then dropped and so ended.
+    async fn interrupts<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            done = work => done,
+            () = self.received() => {
+                let source = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                Err(Error::Io { what: "stopped before it was done".into(), source })
+            }
+        }
+    }
+}

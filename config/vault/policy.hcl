@@ -1,0 +1,23 @@
+# What the operator can do in Vault, and nothing else. `main` is the name of the cluster (VTO_CLUSTER).
+
+# Make tokens, through the token role alone: it decides which policies they can have. `sudo` is what Vault asks of
+# whoever gives a token a period of its own choice.
+path "auth/token/create/vault-token-operator-main" {
+  capabilities = ["create", "update", "sudo"]
+}
+
+# Look at and revoke tokens by their accessors.
+path "auth/token/lookup-accessor" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-accessor" {
+  capabilities = ["update"]
+}
+
+# Keep its own login.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}

@@ -1,0 +1,108 @@
+//! The operator's own login to Vault: each way works, and is mended when it is lost.
+
+use crate::support::{Cluster, alone};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use testbed::kubelet::PodSpec;
+use vault_token_operator::api::Phase;
+
+/// Starts the operator anew with these settings and lets it do its whole job once.
+async fn serves(cluster: &Cluster, namespace: &str, settings: &[(&str, &str)]) {
+    cluster.system.kill_operator();
+    cluster.system.start_operator(settings).await.expect("the operator starts");
+    let namespace = cluster.namespace(namespace).await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    cluster.until_dead(delivered.accessor()).await;
+}
+
+fn secret_file(cluster: &Cluster, name: &str, secret: &Value) -> PathBuf {
+    let path = cluster.system.testbed().run().path().join(name);
+    // A line end, as an editor leaves it.
+    std::fs::write(&path, format!("{}\n", secret.as_str().expect("a secret"))).expect("written");
+    path
+}
+
+#[tokio::test]
+async fn approle() {
+    let (cluster, _guard) = alone().await;
+    let vault = cluster.vault();
+    vault.must(Method::POST, "sys/auth/approle", Some(&json!({ "type": "approle" }))).await.expect("enabled");
+    let role = json!({ "token_policies": ["vault-token-operator"], "token_no_default_policy": true });
+    let path = "auth/approle/role/operator";
+    vault.must(Method::POST, path, Some(&role)).await.expect("a role");
+    let id = vault.must(Method::GET, &format!("{path}/role-id"), None).await.expect("an ID");
+    let secret = vault.must(Method::POST, &format!("{path}/secret-id"), None).await.expect("a secret ID");
+    let file = secret_file(cluster, "secret-id", &secret["data"]["secret_id"]);
+    let settings = [
+        ("VTO_VAULT_AUTH", "approle"),
+        ("VTO_VAULT_ROLE_ID", id["data"]["role_id"].as_str().expect("an ID")),
+        ("VTO_VAULT_SECRET_ID_FILE", file.to_str().expect("a path")),
+    ];
+    serves(cluster, "approle", &settings).await;
+}
+
+#[tokio::test]
+async fn token_file() {
+    let (cluster, _guard) = alone().await;
+    let token = json!({ "policies": ["vault-token-operator"], "no_default_policy": true, "period": "1h" });
+    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&token)).await.expect("a token");
+    let file = secret_file(cluster, "vault-token", &made["auth"]["client_token"]);
+    let settings = [("VTO_VAULT_AUTH", "token-file"), ("VTO_VAULT_TOKEN_FILE", file.to_str().expect("a path"))];
+    serves(cluster, "token-file", &settings).await;
+}
+
+#[tokio::test]
+async fn a_login_is_renewed_and_redone_before_it_ends() {
+    let (cluster, _guard) = alone().await;
+    let role = "auth/kubernetes/role/short";
+    let short = json!({
+        "bound_service_account_names": ["vault-token-operator"],
+        "bound_service_account_namespaces": ["vault-token-operator"],
+        "token_policies": ["vault-token-operator"], "token_no_default_policy": true,
+        "token_ttl": "2s", "token_max_ttl": "5s",
+    });
+    cluster.vault().must(Method::POST, role, Some(&short)).await.expect("a role");
+    let settings = [("VTO_VAULT_AUTH_ROLE", "short")];
+    serves(cluster, "short-login", &settings).await;
+    let namespace = cluster.namespace("short-login-later").await;
+    // Each delivery and revocation uses the login; in twelve seconds it must have been made anew twice at least.
+    let start = std::time::Instant::now();
+    for number in 0.. {
+        let delivered = cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        assert_eq!(delivered.status().attempts, 1, "an attempt failed for want of a login");
+        if start.elapsed().as_secs() >= 12 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_was_revoked_is_made_anew() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("login-revoked").await;
+    cluster.deliver(&PodSpec::new(&namespace, "before", "shop-read", "1h")).await;
+    let prefix = "sys/leases/revoke-prefix/auth/kubernetes/login";
+    cluster.vault().must(Method::PUT, prefix, None).await.expect("revoked");
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
+    assert_eq!(delivered.request.phase(), Phase::Delivered);
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_in_vault_are_named() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    let settings = [("VTO_TOKEN_ROLE", "no-such-role")];
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let namespace = cluster.namespace("no-rights").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let _init = cluster.init(&pod).await;
+    let forbidden = |request: &vault_token_operator::api::VaultTokenRequest| {
+        request.status.as_ref().is_some_and(|status| status.reason.as_deref() == Some("VaultForbids"))
+    };
+    let waiting = cluster.until(&pod, "complaint", forbidden).await;
+    let (_, _, message) = crate::support::condition(&waiting, "Issued");
+    assert!(message.contains("no-such-role") && message.contains("config/vault"), "{message}");
+}

@@ -1,0 +1,15 @@
+//! The whole system on real components: a real kube-apiserver and etcd, a real Vault (OpenBao, or HashiCorp Vault with
+//! `TESTBED_VAULT=vault`), the operator and init containers as processes, with the rights that `config/` gives them.
+//!
+//! All tests share one control plane; it ends with this process.
+
+mod api;
+mod delivery;
+mod denial;
+mod end;
+mod login;
+mod outage;
+mod push;
+mod secrecy;
+mod support;
+mod waiting;

@@ -1,0 +1,105 @@
+//! I9: no token is in anything that a run produces.
+
+use crate::support::{alone, ended};
+use reqwest::Method;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use testbed::kubelet::PodSpec;
+use vault_token_operator::api::Phase;
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// What looks like a token of Vault's (`hvs.`, `hvb.`) or OpenBao's (`s.`, `b.`).
+fn looks_like_a_token(text: &str) -> Option<&str> {
+    for prefix in ["hvs.", "hvb.", "s.", "b."] {
+        for (at, _) in text.match_indices(prefix) {
+            let rest = &text[at + prefix.len()..];
+            let starts = at == 0 || !text.as_bytes()[at - 1].is_ascii_alphanumeric();
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
+            if starts && end >= 20 {
+                return Some(&text[at..at + prefix.len() + end]);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_token_is_known_by_its_looks() {
+    assert!(looks_like_a_token("\"s.0123456789abcdefghijklmn\"").is_some());
+    assert!(looks_like_a_token("x hvs.CAESI0123456789abcdefghijklmn").is_some());
+    assert!(looks_like_a_token("pods.default, vaulttokenrequests.vaultproject.io and s.o").is_none());
+}
+
+#[tokio::test]
+async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("secrecy").await;
+    // A run with everything in it: delivered, revoked, denied, refused, Vault away, the operator restarted.
+    let kept = cluster.deliver(&PodSpec::new(&namespace, "kept", "shop-read", "1h")).await;
+    let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
+    cluster.until_phase(&gone.pod, Phase::Revoked).await;
+    let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "kv-admin", "1h")).await;
+    let init = cluster.init(&denied).await;
+    assert!(!ended(&init).await.success());
+    let waits = cluster.pod(&PodSpec::new(&namespace, "waits", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &waits).await.expect("a status");
+    cluster.ask(&waits, |_| ()).await;
+    cluster.until_phase(&waits, Phase::Issued).await;
+    cluster.vault().seal().await.expect("sealed");
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.vault().unseal().await.expect("unsealed");
+    cluster.until(&waits, "second attempt", |request| request.status.as_ref().is_some_and(|s| s.attempts == 2)).await;
+
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for path in files(cluster.system.testbed().run().path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // What the operator and the init containers wrote for others to read.
+        if name.ends_with(".log") || name.ends_with(".termination-log") {
+            texts.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap_or_default()));
+        }
+    }
+    assert!(texts.iter().filter(|(_, text)| !text.is_empty()).count() >= 5, "there is something to look at");
+    for kind in ["vtr", "events", "pods", "configmaps"] {
+        texts.push((kind.to_owned(), cluster.kubectl(&["get", kind, "-A", "-o", "yaml"]).await));
+    }
+    let audit = std::fs::read_to_string(cluster.vault().audit_log()).expect("an audit log");
+    assert!(audit.contains("auth/token/create/vault-token-operator-main"), "Vault's audit log is where it should be");
+
+    let known = [kept.token.expose_secret(), gone.token.expose_secret(), cluster.vault().root_token().expose_secret()];
+    let service_account = std::fs::read_to_string(cluster.system.operator_token_file()).expect("a token");
+    for (place, text) in &texts {
+        for secret in known.iter().copied().chain([service_account.trim()]) {
+            assert!(!text.contains(secret), "a token is in {place}");
+        }
+        // The components' own logs are not ours to answer for, and name things that look like tokens.
+        if place.contains("operator") || place.contains("/pods/") || !place.contains('/') {
+            if let Some(found) = looks_like_a_token(text) {
+                panic!("what looks like a token is in {place}: {}...", &found[..8]);
+            }
+        }
+    }
+
+    // The audit lines join Vault's audit log by accessor.
+    let log: String = cluster.system.operator_logs().iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
+    let steps: Vec<String> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["target"] == "audit" && line["token_accessor"] == gone.accessor())
+        .map(|line| line["step"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(steps, ["Issued", "Delivered", "Revoked"]);
+    let (status, _) = cluster.vault().request(Method::GET, "sys/health", None).await.expect("an answer");
+    assert_eq!(status.as_u16(), 200);
+}

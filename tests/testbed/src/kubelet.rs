@@ -1,0 +1,253 @@
+//! A stand-in for the kubelet: pods are objects whose status it writes, and their init container is a local process
+//! with an address of its own among the loopback addresses, a bound ServiceAccount token and a volume.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::control_plane::{BearerToken, ControlPlane, within};
+use crate::error::Error;
+use crate::process::{self, Process};
+use crate::run::Run;
+use crate::vault::VaultServer;
+
+/// The name of the init container, as in the original talk.
+pub const INIT_CONTAINER: &str = "vault-init";
+/// The port that init containers listen on.
+pub const INIT_PORT: u16 = 8245;
+/// The node that pods say they are on.
+const NODE: &str = "testbed-node";
+
+/// Runs pods.
+#[derive(Debug)]
+pub struct Kubelet {
+    folder: PathBuf,
+    binary: PathBuf,
+    next: AtomicU32,
+}
+
+/// A pod as it is to be.
+#[derive(Clone, Debug)]
+pub struct PodSpec {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its annotations.
+    pub annotations: Vec<(String, String)>,
+    /// What its object has beside, merged over what every pod here has (RFC 7386).
+    pub patch: Value,
+}
+
+/// A pod that was made.
+#[derive(Clone, Debug)]
+pub struct PodHandle {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its address; the status may not show it yet.
+    pub address: IpAddr,
+    /// Its volume, which init writes to and the app reads.
+    pub volume: PathBuf,
+}
+
+/// A running init container.
+#[derive(Debug)]
+pub struct Init {
+    process: Process,
+    termination_log: PathBuf,
+}
+
+impl PodSpec {
+    /// A pod that asks for these policies with this ttl.
+    pub fn new(namespace: &str, name: &str, policies: &str, ttl: &str) -> Self {
+        let annotations = [("vaultproject.io/policies", policies), ("vaultproject.io/ttl", ttl)];
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            annotations: annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
+            patch: json!({}),
+        }
+    }
+}
+
+impl Kubelet {
+    /// Runs init containers from this binary.
+    pub fn new(run: &Run, binary: &Path) -> Result<Self, Error> {
+        let folder = run.folder("pods")?;
+        // Where runs on one machine begin to look for free addresses, so that they seldom meet.
+        let start = (std::process::id() % 200 + 16) << 16;
+        Ok(Self { folder, binary: binary.to_owned(), next: AtomicU32::new(start) })
+    }
+
+    /// Makes a pod that nothing has been done about yet.
+    pub async fn create(&self, control_plane: &ControlPlane, spec: &PodSpec) -> Result<PodHandle, Error> {
+        let annotations: BTreeMap<_, _> = spec.annotations.iter().cloned().collect();
+        let mut pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": spec.name, "annotations": annotations },
+            "spec": {
+                "nodeName": NODE,
+                "initContainers": [{ "name": INIT_CONTAINER, "image": "vault-token-operator" }],
+                "containers": [{ "name": "app", "image": "vault-example" }],
+            },
+        });
+        json_patch::merge(&mut pod, &spec.patch);
+        let pod: Pod = serde_json::from_value(pod)
+            .map_err(|error| Error::io("could not make a pod")(std::io::Error::other(error)))?;
+        let pods = pods(control_plane.admin_client()?, &spec.namespace);
+        let what = format!("could not create the pod {}", spec.name);
+        let made = within(&what, pods.create(&PostParams::default(), &pod)).await?;
+        let uid = made.uid().ok_or(Error::Incomplete { what, field: "uid" })?;
+        let volume = self.folder.join(&uid);
+        std::fs::create_dir_all(&volume).map_err(Error::path("could not make", &volume))?;
+        let address = self.free_address()?;
+        Ok(PodHandle { namespace: spec.namespace.clone(), name: spec.name.clone(), uid, address, volume })
+    }
+
+    /// Reports the init container as running at the pod's address.
+    pub async fn report_initializing(&self, control_plane: &ControlPlane, pod: &PodHandle) -> Result<(), Error> {
+        let running = json!({ "running": { "startedAt": jiff::Timestamp::now().to_string() } });
+        self.report(control_plane, pod, &initializing(pod, &running)).await
+    }
+
+    /// Reports the init container as ended well, and the app as running.
+    pub async fn report_running(&self, control_plane: &ControlPlane, pod: &PodHandle) -> Result<(), Error> {
+        let mut status = initializing(pod, &json!({ "terminated": { "exitCode": 0, "reason": "Completed" } }));
+        json_patch::merge(&mut status, &json!({ "phase": "Running" }));
+        self.report(control_plane, pod, &status).await
+    }
+
+    /// Reports the pod's end: `Succeeded` or `Failed`.
+    pub async fn report_end(&self, control_plane: &ControlPlane, pod: &PodHandle, phase: &str) -> Result<(), Error> {
+        self.report(control_plane, pod, &json!({ "phase": phase })).await
+    }
+
+    /// Writes anything into the pod's status.
+    pub async fn report(&self, control_plane: &ControlPlane, pod: &PodHandle, status: &Value) -> Result<(), Error> {
+        let pods = pods(control_plane.admin_client()?, &pod.namespace);
+        let patch = Patch::Merge(json!({ "status": status }));
+        let what = format!("could not report the status of the pod {}", pod.name);
+        within(&what, pods.patch_status(&pod.name, &PatchParams::default(), &patch)).await.map(drop)
+    }
+
+    /// Asks for the pod's deletion, as `kubectl delete pod` does: it is terminating until it is removed.
+    pub async fn terminate(&self, control_plane: &ControlPlane, pod: &PodHandle) -> Result<(), Error> {
+        self.delete(control_plane, pod, &DeleteParams::default()).await
+    }
+
+    /// Removes the pod's object, as a kubelet does once its containers have ended.
+    pub async fn remove(&self, control_plane: &ControlPlane, pod: &PodHandle) -> Result<(), Error> {
+        self.delete(control_plane, pod, &DeleteParams::default().grace_period(0)).await
+    }
+
+    async fn delete(&self, plane: &ControlPlane, pod: &PodHandle, params: &DeleteParams) -> Result<(), Error> {
+        let pods = pods(plane.admin_client()?, &pod.namespace);
+        let what = format!("could not delete the pod {}", pod.name);
+        within(&what, pods.delete(&pod.name, params)).await.map(drop)
+    }
+
+    /// Starts the pod's init container: a process with the pod's address, bound token and volume, and no more
+    /// environment than the original talk's manifest gives it. `settings` are further variables.
+    pub async fn start_init(
+        &self,
+        control_plane: &ControlPlane,
+        vault: &VaultServer,
+        pod: &PodHandle,
+        settings: &[(&str, &str)],
+    ) -> Result<Init, Error> {
+        let bound = Some((pod.name.as_str(), pod.uid.as_str()));
+        let token = control_plane.service_account_token(&pod.namespace, "default", &[], bound, 3600).await?;
+        let token_file = self.folder.join(format!("{}.service-account-token", pod.uid));
+        crate::pki::write(&token_file, &token)?;
+        let kubeconfig = control_plane.kubeconfig_for_token(&pod.uid, BearerToken::File(&token_file))?;
+        let termination_log = self.folder.join(format!("{}.termination-log", pod.uid));
+        // As the kubelet makes it before each start of the container.
+        std::fs::write(&termination_log, "").map_err(Error::path("could not write", &termination_log))?;
+        let mut command = process::clean_command(&self.binary, &self.folder)?;
+        command
+            .arg("init")
+            .env("KUBECONFIG", &kubeconfig)
+            .env("POD_NAME", &pod.name)
+            .env("POD_NAMESPACE", &pod.namespace)
+            .env("VAULT_ADDR", vault.address())
+            .env("VAULT_CACERT", vault.ca_path())
+            .env("VTO_DIRECTORY", &pod.volume)
+            .env("VTO_LISTEN", std::net::SocketAddr::new(pod.address, INIT_PORT).to_string())
+            .env("VTO_SERVICE_ACCOUNT_TOKEN_FILE", &token_file)
+            .env("VTO_TERMINATION_LOG", &termination_log)
+            .env("VTO_LOG", "trace")
+            .envs(settings.iter().copied());
+        let process = Process::spawn("init", command, &self.log(pod))?;
+        Ok(Init { process, termination_log })
+    }
+
+    /// What the pod's init containers wrote.
+    pub fn log(&self, pod: &PodHandle) -> PathBuf {
+        self.folder.join(format!("{}.log", pod.uid))
+    }
+
+    /// A loopback address on which nobody listens at the port of init containers.
+    fn free_address(&self) -> Result<IpAddr, Error> {
+        for _ in 0..1000 {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let [_, b, c, d] = number.to_be_bytes();
+            let address = IpAddr::V4(Ipv4Addr::new(127, b, c, d));
+            // The first and the last of each 256 look like a network's own.
+            if (1..255).contains(&d) && TcpListener::bind((address, INIT_PORT)).is_ok() {
+                return Ok(address);
+            }
+        }
+        Err(Error::io("could not find a free loopback address")(std::io::Error::other("all are in use")))
+    }
+}
+
+impl Init {
+    /// Waits for its end.
+    pub async fn wait(&self, limit: Duration) -> Result<ExitStatus, Error> {
+        self.process.wait(limit).await
+    }
+
+    /// How it ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.exit_status()
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// What it wrote to its termination log.
+    pub fn termination_message(&self) -> String {
+        std::fs::read_to_string(&self.termination_log).unwrap_or_default()
+    }
+}
+
+fn initializing(pod: &PodHandle, state: &Value) -> Value {
+    json!({
+        "phase": "Pending",
+        "hostIP": "127.0.0.1",
+        "hostIPs": [{ "ip": "127.0.0.1" }],
+        "podIP": pod.address,
+        "podIPs": [{ "ip": pod.address }],
+        "initContainerStatuses": [{ "name": INIT_CONTAINER, "image": "vault-token-operator", "imageID": "",
+            "ready": false, "restartCount": 0, "state": state }],
+    })
+}
+
+fn pods(client: Client, namespace: &str) -> Api<Pod> {
+    Api::namespaced(client, namespace)
+}

@@ -1,0 +1,215 @@
+//! The product, installed as a user installs it: the manifests of `crds/` and `config/`, Vault set up from
+//! `config/vault/`, and the operator with nothing but the rights that these give it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::bed::Testbed;
+use crate::control_plane::BearerToken;
+use crate::error::Error;
+use crate::port;
+use crate::process::{self, Process};
+use crate::project;
+
+/// The name of the cluster, as in `config/vault/`.
+pub const CLUSTER: &str = "main";
+/// The operator's namespace and ServiceAccount, as in `config/`.
+pub const OPERATOR: &str = "vault-token-operator";
+/// The namespace of the example secrets in Vault: a KV version 2 mount.
+pub const SECRETS: &str = "secret";
+
+/// How long the operator may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long the operator may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The product on a testbed.
+#[derive(Debug)]
+pub struct System {
+    operator: Mutex<Option<Operator>>,
+    binary: PathBuf,
+    folder: PathBuf,
+    token_file: PathBuf,
+    kubeconfig: PathBuf,
+    starts: AtomicU32,
+    testbed: Testbed,
+}
+
+/// A running operator.
+#[derive(Debug)]
+struct Operator {
+    process: Process,
+}
+
+impl System {
+    /// Starts the real components and installs the product on them. The operator is not started yet.
+    pub async fn install(testbed: Testbed, binary: &Path) -> Result<Self, Error> {
+        let control_plane = testbed.control_plane();
+        for target in [["-f", "crds"], ["-k", "config"]] {
+            let path = project::root().join(target[1]);
+            let path = path.to_string_lossy();
+            must_succeed(
+                control_plane.kubectl(&["apply", "--server-side", target[0], &path]).await?,
+                "kubectl apply",
+            )?;
+        }
+        let definition = "customresourcedefinition/vaulttokenrequests.vaultproject.io";
+        let established = ["wait", "--for=condition=Established", "--timeout=30s", definition];
+        must_succeed(control_plane.kubectl(&established).await?, "kubectl wait")?;
+        // kubectl keeps what it knows of the server's resources for hours; this makes it ask anew.
+        let asked = control_plane.kubectl(&["api-resources", "--api-group=vaultproject.io"]).await?;
+        must_succeed(asked, "kubectl api-resources")?;
+        set_up_vault(&testbed).await?;
+
+        let folder = testbed.run().folder("operator")?;
+        let token_file = folder.join("service-account-token");
+        // Long enough for any run; a kubelet would rotate it.
+        let token = control_plane.service_account_token(OPERATOR, OPERATOR, &[], None, 24 * 3600).await?;
+        crate::pki::write(&token_file, &token)?;
+        let kubeconfig = control_plane.kubeconfig_for_token(OPERATOR, BearerToken::File(&token_file))?;
+        let operator = Mutex::default();
+        let starts = AtomicU32::new(0);
+        Ok(Self { operator, binary: binary.to_owned(), folder, token_file, kubeconfig, starts, testbed })
+    }
+
+    /// Creates a namespace whose ServiceAccount `default` may ask for tokens.
+    pub async fn create_workload_namespace(&self, name: &str) -> Result<(), Error> {
+        self.testbed.control_plane().create_namespace(name).await?;
+        let binding = ["--clusterrole=vault-token-requester", &format!("--serviceaccount={name}:default")];
+        let create = ["create", "rolebinding", "vault-token-requester", "--namespace", name, binding[0], binding[1]];
+        must_succeed(self.testbed.control_plane().kubectl(&create).await?, "kubectl create rolebinding").map(drop)
+    }
+
+    /// What it stands on.
+    pub const fn testbed(&self) -> &Testbed {
+        &self.testbed
+    }
+
+    /// The kubeconfig of the operator's ServiceAccount.
+    pub fn operator_kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The file with the token of the operator's ServiceAccount.
+    pub fn operator_token_file(&self) -> &Path {
+        &self.token_file
+    }
+
+    /// The logs of all operators that ran so far, the first one first.
+    pub fn operator_logs(&self) -> Vec<PathBuf> {
+        (0..self.starts.load(Ordering::Relaxed)).map(|start| self.log(start)).collect()
+    }
+
+    fn log(&self, start: u32) -> PathBuf {
+        self.folder.join(format!("operator-{start}.log"))
+    }
+
+    /// Starts the operator, and waits until it is ready. `settings` are further environment variables.
+    pub async fn start_operator(&self, settings: &[(&str, &str)]) -> Result<(), Error> {
+        let vault = self.testbed.vault();
+        let log = self.log(self.starts.fetch_add(1, Ordering::Relaxed));
+        let mut attempt = 1;
+        loop {
+            let [port] = port::free()?;
+            let health = format!("127.0.0.1:{port}");
+            let mut command = process::clean_command(&self.binary, &self.folder)?;
+            command
+                .arg("run")
+                .env("KUBECONFIG", &self.kubeconfig)
+                .env("VTO_CLUSTER", CLUSTER)
+                .env("VTO_SERVICE_ACCOUNT_TOKEN_FILE", &self.token_file)
+                .env("VTO_HEALTH_ADDRESS", &health)
+                // Pods of the testbed have loopback addresses.
+                .env("VTO_POD_NETWORKS", "127.0.0.0/8,::1/128")
+                .env("VTO_LOG_FORMAT", "json")
+                .env("VTO_LOG", "trace")
+                .env("VAULT_ADDR", vault.address())
+                .env("VAULT_CACERT", vault.ca_path())
+                .envs(settings.iter().copied());
+            let process = Process::spawn("vault-token-operator", command, &log)?;
+            // Without TLS, and so without the cost of reading the system's certificates.
+            let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+            let client = client.map_err(|source| Error::Http { what: "could not make a client".into(), source })?;
+            match process.wait_until_ready(READY_LIMIT, || ready(&client, &health)).await {
+                Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    *self.operator() = Some(Operator { process });
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Kills the operator (SIGKILL), in the midst of whatever it does.
+    pub fn kill_operator(&self) {
+        self.operator().take();
+    }
+
+    /// Asks the operator to end (SIGTERM); gives its exit status.
+    pub async fn stop_operator(&self) -> Option<std::process::ExitStatus> {
+        let Operator { process } = self.operator().take()?;
+        process.stop(STOP_LIMIT).await;
+        process.exit_status()
+    }
+
+    /// Ends everything in order, and removes the files.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.stop_operator().await;
+        self.testbed.stop().await
+    }
+
+    fn operator(&self) -> std::sync::MutexGuard<'_, Option<Operator>> {
+        self.operator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error that a command has failed.
+pub fn must_succeed(output: process::Output, name: &str) -> Result<String, Error> {
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let tail = format!("{}{}", output.stdout, output.stderr);
+    Err(Error::Ended { name: name.to_owned(), status: output.status, tail })
+}
+
+/// What `config/vault/README.md` tells a Vault administrator to do, and two example secrets.
+async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
+    let vault = testbed.vault();
+    let folder = project::root().join("config/vault");
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))
+    };
+    let payload = |name: &str| {
+        let parsed = serde_json::from_str::<Value>(&read(name)?);
+        parsed.map_err(|error| Error::path("could not read", &folder.join(name))(std::io::Error::other(error)))
+    };
+    let policy = json!({ "policy": read("policy.hcl")? });
+    vault.must(Method::PUT, &format!("sys/policies/acl/{OPERATOR}"), Some(&policy)).await?;
+    let role = payload("token-role.json")?;
+    vault.must(Method::POST, &format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), Some(&role)).await?;
+    let role = payload("auth-role.json")?;
+    vault.must(Method::POST, &format!("auth/kubernetes/role/{OPERATOR}"), Some(&role)).await?;
+
+    let mount = json!({ "type": "kv", "options": { "version": "2" } });
+    vault.must(Method::POST, &format!("sys/mounts/{SECRETS}"), Some(&mount)).await?;
+    for name in ["read", "db"] {
+        let rule = format!("path \"{SECRETS}/data/shop/{name}\" {{ capabilities = [\"read\"] }}");
+        let policy = json!({ "policy": rule });
+        vault.must(Method::PUT, &format!("sys/policies/acl/shop-{name}"), Some(&policy)).await?;
+        let secret = json!({ "data": { "greeting": format!("hello from {name}") } });
+        vault.must(Method::POST, &format!("{SECRETS}/data/shop/{name}"), Some(&secret)).await?;
+    }
+    Ok(())
+}
+
+async fn ready(client: &reqwest::Client, address: &str) -> Result<(), String> {
+    let answer = client.get(format!("http://{address}/readyz")).send().await.map_err(|error| format!("{error:?}"))?;
+    if answer.status().is_success() { Ok(()) } else { Err(answer.text().await.unwrap_or_default()) }
+}

@@ -1,0 +1,250 @@
+//! A real Vault: OpenBao or HashiCorp Vault as a normal server, with TLS, storage on disk, a seal and an audit log.
+
+mod api;
+mod config;
+mod kubernetes_auth;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::pki::Usage;
+use crate::port;
+use crate::process::{self, Process};
+use crate::run::Run;
+use crate::settings::VaultKind;
+use api::Api;
+use config::Config;
+
+/// How long it may take to be ready, on a machine that builds other things meanwhile.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take to end by itself.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The binaries that a Vault needs.
+#[derive(Clone, Debug)]
+pub enum Binaries {
+    /// OpenBao, which has the Kubernetes auth method built in.
+    OpenBao(PathBuf),
+    /// HashiCorp Vault, with that method as a plugin.
+    Vault {
+        /// The server.
+        server: PathBuf,
+        /// The plugin.
+        kubernetes_auth: PathBuf,
+    },
+}
+
+impl Binaries {
+    /// Which of the two it is.
+    pub const fn kind(&self) -> VaultKind {
+        match self {
+            Self::OpenBao(_) => VaultKind::OpenBao,
+            Self::Vault { .. } => VaultKind::Vault,
+        }
+    }
+
+    fn server(&self) -> &Path {
+        match self {
+            Self::OpenBao(server) | Self::Vault { server, .. } => server,
+        }
+    }
+}
+
+/// A running Vault, initialised and unsealed; dropping it kills it.
+#[derive(Debug)]
+pub struct VaultServer {
+    binaries: Binaries,
+    folder: PathBuf,
+    config: Config,
+    api: Api,
+    ca_path: PathBuf,
+    process: Mutex<Arc<Process>>,
+    keys: Keys,
+}
+
+/// What initialising a Vault gives, in types that no format string prints.
+#[derive(Debug)]
+struct Keys {
+    root_token: SecretString,
+    unseal_key: SecretString,
+}
+
+impl VaultServer {
+    /// Starts it, initialises it with one key share, unseals it, turns its audit log on, and waits until it is active.
+    pub async fn start(run: &Run, binaries: &Binaries) -> Result<Self, Error> {
+        let folder = run.folder("vault")?;
+        let server = run.pki().issue("vault", Usage::Server(&["vault", "vault.vault.svc"]))?;
+        let mut attempt = 1;
+        let (config, api, process) = loop {
+            let [port, cluster_port] = port::free()?;
+            let config = Config::write(&folder, binaries.kind(), &server, port, cluster_port)?;
+            let api = Api::new(config.address(), run.pki().ca())?;
+            let process = spawn(binaries, &folder, &config)?;
+            match wait_until_listening(&process, &api).await {
+                Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error),
+                Ok(()) => break (config, api, process),
+            }
+        };
+        let keys = initialise(&api).await?;
+        let ca_path = run.pki().ca().path.clone();
+        let process = Mutex::new(Arc::new(process));
+        let this = Self { binaries: binaries.clone(), folder, config, api, ca_path, process, keys };
+        this.unseal().await?;
+        this.enable_audit_log().await?;
+        Ok(this)
+    }
+
+    /// Which of the two kinds it is.
+    pub const fn kind(&self) -> VaultKind {
+        self.binaries.kind()
+    }
+
+    /// Its address: `https://127.0.0.1:<port>`.
+    pub fn address(&self) -> &str {
+        self.config.address()
+    }
+
+    /// The certificate of the authority that it is verified with, as a PEM file.
+    pub fn ca_path(&self) -> &Path {
+        &self.ca_path
+    }
+
+    /// The root token.
+    pub const fn root_token(&self) -> &SecretString {
+        &self.keys.root_token
+    }
+
+    /// The audit log: a line of JSON for each request and each answer, secrets in it hashed.
+    pub fn audit_log(&self) -> &Path {
+        self.config.audit_log()
+    }
+
+    /// What it writes of its own work.
+    pub fn server_log(&self) -> PathBuf {
+        self.process().log().to_owned()
+    }
+
+    /// A request with the root token; `path` is what follows `/v1/`. An answer of any status is no error, and an answer
+    /// without a body is `null`.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Error> {
+        self.request_as(Some(self.root_token()), method, path, body).await
+    }
+
+    /// As [`VaultServer::request`], with another token or none.
+    pub async fn request_as(
+        &self,
+        token: Option<&SecretString>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Error> {
+        self.api.request(token, method, path, body).await
+    }
+
+    /// A request with the root token that has to succeed: what is set up for a test.
+    pub async fn must(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
+        self.api.must(Some(self.root_token()), method, path, body).await
+    }
+
+    /// Seals it: it then answers nothing but its state.
+    pub async fn seal(&self) -> Result<(), Error> {
+        self.must(Method::PUT, "sys/seal", None).await.map(drop)
+    }
+
+    /// Unseals it, and waits until it is active.
+    pub async fn unseal(&self) -> Result<(), Error> {
+        let key = json!({ "key": self.keys.unseal_key.expose_secret() });
+        self.api.must(None, Method::PUT, "sys/unseal", Some(&key)).await?;
+        let active = || self.health_is(&[StatusCode::OK]);
+        self.process().wait_until_ready(START_LIMIT, active).await
+    }
+
+    /// Kills it, as a machine's end would.
+    pub fn kill(&self) {
+        self.process().kill();
+    }
+
+    /// Lets it answer nothing, with its connections kept, until [`VaultServer::resume`].
+    pub fn pause(&self) {
+        self.process().pause();
+    }
+
+    /// Lets it answer again.
+    pub fn resume(&self) {
+        self.process().resume();
+    }
+
+    /// Starts it after [`VaultServer::kill`], on the same port and the same data, and unseals it.
+    pub async fn start_again(&self) -> Result<(), Error> {
+        let process = Arc::new(spawn(&self.binaries, &self.folder, &self.config)?);
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&process);
+        wait_until_listening(&process, &self.api).await?;
+        self.unseal().await
+    }
+
+    /// Ends it.
+    pub async fn stop(&self) {
+        self.process().stop(STOP_LIMIT).await;
+    }
+
+    fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn health_is(&self, wanted: &[StatusCode]) -> Result<(), String> {
+        health_is(&self.api, wanted).await
+    }
+
+    /// OpenBao takes audit logs from its configuration only.
+    async fn enable_audit_log(&self) -> Result<(), Error> {
+        match self.kind() {
+            VaultKind::OpenBao => Ok(()),
+            VaultKind::Vault => {
+                let device = json!({ "type": "file", "options": { "file_path": self.audit_log() } });
+                self.must(Method::PUT, "sys/audit/file", Some(&device)).await.map(drop)
+            }
+        }
+    }
+}
+
+fn spawn(binaries: &Binaries, folder: &Path, config: &Config) -> Result<Process, Error> {
+    let mut command = process::clean_command(binaries.server(), folder)?;
+    command.arg("server").arg(format!("-config={}", config.path().display()));
+    Process::spawn(binaries.kind().name(), command, &folder.join("server.log"))
+}
+
+/// Until it says that it is not initialised or that it is sealed.
+async fn wait_until_listening(process: &Process, api: &Api) -> Result<(), Error> {
+    let states = [StatusCode::NOT_IMPLEMENTED, StatusCode::SERVICE_UNAVAILABLE];
+    process.wait_until_ready(START_LIMIT, || health_is(api, &states)).await
+}
+
+async fn health_is(api: &Api, wanted: &[StatusCode]) -> Result<(), String> {
+    match api.request(None, Method::GET, "sys/health", None).await {
+        Ok((status, _)) if wanted.contains(&status) => Ok(()),
+        Ok((status, _)) => Err(format!("its health is {status}")),
+        Err(error) => Err(format!("{error:?}")),
+    }
+}
+
+async fn initialise(api: &Api) -> Result<Keys, Error> {
+    let shares = json!({ "secret_shares": 1, "secret_threshold": 1 });
+    let answer = api.must(None, Method::PUT, "sys/init", Some(&shares)).await?;
+    let secret = |pointer: &'static str| {
+        let value = answer.pointer(pointer).and_then(Value::as_str).map(SecretString::from);
+        value.ok_or(Error::Incomplete { what: "could not initialise Vault".into(), field: pointer })
+    };
+    Ok(Keys { root_token: secret("/root_token")?, unseal_key: secret("/keys/0")? })
+}
