@@ -3,6 +3,9 @@
 use kube::{Client, Config};
 use std::time::Duration;
 
+/// The name that the API server keeps with what this program writes (`metadata.managedFields`).
+pub const FIELD_MANAGER: &str = "vault-token-operator";
+
 /// No call to the API server but a watch takes longer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 

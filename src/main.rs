@@ -3,6 +3,7 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{Directive, EnvFilter};
@@ -110,7 +111,10 @@ fn log(format: LogFormat, filter: &str) -> Result<(), String> {
         let directive: Directive = silent.parse().map_err(|error| format!("the log filter is broken: {error}"))?;
         filter = filter.add_directive(directive);
     }
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

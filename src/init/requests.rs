@@ -4,7 +4,7 @@ use super::identity::Identity;
 use crate::api::{
     FINALIZER, MAX_POD_NAME, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
 };
-use crate::cluster::{Error, bounded};
+use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::backoff::Backoff;
 use crate::text::one_line;
 use jiff::Timestamp;
@@ -94,7 +94,8 @@ impl Requests {
 
     /// Creates the request, or gives the one that has its name.
     async fn post(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, Error> {
-        match bounded(self.api.create(&PostParams::default(), request)).await {
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match bounded(self.api.create(&params, request)).await {
             Ok(made) => Ok(Some(made)),
             Err(error) if error.status() == Some(409) => {
                 self.read(request.metadata.name.as_deref().unwrap_or_default()).await

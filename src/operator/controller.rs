@@ -3,6 +3,7 @@
 use crate::cluster;
 use super::execute::{Executor, Next};
 use super::health::Health;
+use super::patience::Patience;
 use super::pods::{LivePods, triggers};
 use crate::api::VaultTokenRequest;
 use crate::domain::backoff::Backoff;
@@ -55,7 +56,6 @@ pub async fn run(
 ) {
     let (requests, writer) = reflector::store();
     let watch = watcher(Api::<VaultTokenRequest>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
                 health.synced();
@@ -68,6 +68,7 @@ pub async fn run(
     let live = LivePods::default();
     let context = Arc::new(Context { executor, live: live.clone(), work: Mutex::default() });
     Controller::for_stream(watch, requests.clone())
+        .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(client, requests, live))
         .graceful_shutdown_on(stop)

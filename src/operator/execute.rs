@@ -79,7 +79,7 @@ impl Executor {
         pod_lives: bool,
     ) -> Result<Next, cluster::Error> {
         let Some(mut request) = self.current(seen).await? else { return Ok(Next::Rest) };
-        let first = request.phase();
+        let mut moved = false;
         loop {
             let trusted = pod_lives && request.phase() == Phase::Delivered;
             let pod = if wants_pod(&request, hand) && !trusted { Some(self.observe(&request).await?) } else { None };
@@ -94,9 +94,12 @@ impl Executor {
             });
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
             match self.execute(step, &request, hand).await? {
-                Progress::Wrote(next) => request = *next,
+                Progress::Wrote(next) => {
+                    moved |= next.phase() != request.phase();
+                    request = *next;
+                }
                 Progress::Rest => return Ok(Next::Rest),
-                Progress::Retry => return Ok(Next::Retry { moved: request.phase() != first }),
+                Progress::Retry => return Ok(Next::Retry { moved }),
             }
         }
     }

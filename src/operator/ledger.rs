@@ -1,7 +1,7 @@
 //! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
 //! leaves one audit line and one Event.
 
-use crate::cluster::{Error, bounded};
+use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use super::herald::Herald;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::domain::announcement::announcement;
@@ -44,7 +44,8 @@ impl Ledger {
         }
         let mut next = request.clone();
         next.status = Some(status);
-        let written = bounded(self.api(request).replace_status(&request.name_any(), &PostParams::default(), &next)).await?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let written = bounded(self.api(request).replace_status(&request.name_any(), &params, &next)).await?;
         self.tell(request, &written);
         Ok(written)
     }
@@ -56,7 +57,7 @@ impl Ledger {
     pub async fn release(&self, request: &VaultTokenRequest) -> Result<(), Error> {
         let others: Vec<&String> = request.finalizers().iter().filter(|name| *name != FINALIZER).collect();
         let patch = json!({"metadata": {"resourceVersion": request.resource_version(), "finalizers": others}});
-        let params = PatchParams::default();
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         match bounded(self.api(request).patch(&request.name_any(), &params, &Patch::Merge(patch))).await {
             Ok(_) => Ok(()),
             Err(error) if error.status() == Some(404) => Ok(()),

@@ -9,6 +9,7 @@ mod health;
 mod herald;
 mod ledger;
 mod observe;
+mod patience;
 mod pods;
 mod push;
 mod settings;

@@ -1,5 +1,6 @@
 //! The watch of pods: which requests a change of a pod concerns. Of a pod itself nothing is kept but its UID.
 
+use super::patience::Patience;
 use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -40,7 +41,7 @@ pub fn triggers(
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
     watcher(pods, Config::default().fields(UNFINISHED))
-        .default_backoff()
+        .backoff(Patience::default())
         .filter_map(|event| async move {
             event.inspect_err(|error| tracing::warn!(%error, "the watch of pods broke; it is taken up again")).ok()
         })

@@ -15,7 +15,7 @@ use crate::run::Run;
 /// How long it may take to be ready, on a machine that builds other things meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take to end by itself; it lets requests end first.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// Where pods would find it.
 const SERVICE_NAMES: [&str; 4] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
