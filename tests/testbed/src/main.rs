@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use testbed::components::{self, Component, Origin};
+use testbed::demo::Demo;
 use testbed::settings::Settings;
 use testbed::{Error, Testbed, report};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,6 +40,12 @@ struct Cli {
 enum Command {
     /// Get every component that is needed, and say where it is and what version it has.
     Components,
+    /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted.
+    Demo {
+        /// Leave everything running afterwards, and print what clients need, until Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
     /// Start a control plane and a Vault, print what clients need, and run until Ctrl-C.
     Up,
 }
@@ -60,6 +67,7 @@ fn run(command: Command) -> Result<(), Error> {
         let mut stop = StopSignal::new()?;
         match command {
             Command::Components => stop.interrupts(print_components()).await,
+            Command::Demo { keep } => demo(&mut stop, keep).await,
             Command::Up => up(&mut stop).await,
         }
     });
@@ -84,6 +92,18 @@ async fn print_components() -> Result<(), Error> {
     };
     let printed = tokio::task::spawn_blocking(print).await;
     printed.unwrap_or_else(|error| Err(Error::io("could not get the components")(std::io::Error::other(error))))
+}
+
+async fn demo(stop: &mut StopSignal, keep: bool) -> Result<(), Error> {
+    let demo = stop.interrupts(Demo::start()).await?;
+    let mut told = stop.interrupts(demo.tell()).await;
+    if keep && told.is_ok() {
+        told = tokio::select! {
+            ended = demo.keep() => ended,
+            () = stop.received() => Ok(()),
+        };
+    }
+    demo.stop().await.and(told)
 }
 
 async fn up(stop: &mut StopSignal) -> Result<(), Error> {

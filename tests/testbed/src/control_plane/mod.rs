@@ -18,7 +18,7 @@ use kube::config::AuthInfo;
 use kube::{Api, Client};
 
 use crate::error::Error;
-use crate::process::{self, Output};
+use crate::process::{self, Output, Process};
 use crate::run::Run;
 pub use access::BearerToken;
 use apiserver::ApiServer;
@@ -153,6 +153,14 @@ impl ControlPlane {
         let mut command = process::clean_command(&self.kubectl, &self.folder)?;
         command.arg("--kubeconfig").arg(kubeconfig).args(arguments);
         process::capture("kubectl", command, &self.folder, KUBECTL_LIMIT).await
+    }
+
+    /// Starts a kubectl that goes on until it is dropped, and gives the file that it writes to.
+    pub fn kubectl_watch(&self, arguments: &[&str]) -> Result<(Process, PathBuf), Error> {
+        let mut command = process::clean_command(&self.kubectl, &self.folder)?;
+        command.arg("--kubeconfig").arg(&self.admin_kubeconfig).args(arguments);
+        let log = self.folder.join("kubectl-watch.log");
+        Ok((Process::spawn("kubectl", command, &log)?, log))
     }
 
     /// Ends the API server; etcd and the data stay.

@@ -1,6 +1,10 @@
 //! A stand-in for the kubelet: pods are objects whose status it writes, and their init container is a local process
 //! with an address of its own among the loopback addresses, a bound ServiceAccount token and a volume.
 
+mod node;
+
+pub use node::Node;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -56,6 +60,8 @@ pub struct PodHandle {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// Its service account.
+    pub service_account: String,
     /// Its address; the status may not show it yet.
     pub address: IpAddr,
     /// Its volume, which init writes to and the app reads.
@@ -110,11 +116,41 @@ impl Kubelet {
         let pods = pods(control_plane.admin_client()?, &spec.namespace);
         let what = format!("could not create the pod {}", spec.name);
         let made = within(&what, pods.create(&PostParams::default(), &pod)).await?;
-        let uid = made.uid().ok_or(Error::Incomplete { what, field: "uid" })?;
-        let volume = self.folder.join(&uid);
+        self.admit(&made)
+    }
+
+    /// Takes a pod that somebody else made to this node, as the scheduler does.
+    pub async fn bind(&self, control_plane: &ControlPlane, pod: &Pod) -> Result<PodHandle, Error> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let name = pod.name_any();
+        let binding = json!({
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": { "name": name, "namespace": namespace },
+            "target": { "apiVersion": "v1", "kind": "Node", "name": NODE },
+        });
+        let what = format!("could not bind the pod {name}");
+        let pods = pods(control_plane.admin_client()?, &namespace);
+        let params = PostParams::default();
+        within(&what, pods.create_subresource::<Value, Value>("binding", &name, &params, &binding)).await?;
+        self.admit(pod)
+    }
+
+    /// Gives a pod what a node gives it: an address and a volume.
+    fn admit(&self, pod: &Pod) -> Result<PodHandle, Error> {
+        let missing = |field| Error::Incomplete { what: "could not admit a pod".into(), field };
+        let uid = pod.uid().ok_or(missing("uid"))?;
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let volume = self.volume(&uid);
         std::fs::create_dir_all(&volume).map_err(Error::path("could not make", &volume))?;
-        let address = self.free_address()?;
-        Ok(PodHandle { namespace: spec.namespace.clone(), name: spec.name.clone(), uid, address, volume })
+        Ok(PodHandle {
+            namespace: pod.namespace().ok_or(missing("namespace"))?,
+            name: pod.name_any(),
+            uid,
+            service_account: account.ok_or(missing("serviceAccountName"))?,
+            address: self.free_address()?,
+            volume,
+        })
     }
 
     /// Reports the init container as running at the pod's address.
@@ -128,6 +164,12 @@ impl Kubelet {
         let mut status = initializing(pod, &json!({ "terminated": { "exitCode": 0, "reason": "Completed" } }));
         json_patch::merge(&mut status, &json!({ "phase": "Running" }));
         self.report(control_plane, pod, &status).await
+    }
+
+    /// Reports the init container as ended in failure, with what it wrote to its termination log.
+    pub async fn report_init_failed(&self, plane: &ControlPlane, pod: &PodHandle, message: &str) -> Result<(), Error> {
+        let state = json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } });
+        self.report(plane, pod, &initializing(pod, &state)).await
     }
 
     /// Reports the pod's end: `Succeeded` or `Failed`.
@@ -169,7 +211,7 @@ impl Kubelet {
         settings: &[(&str, &str)],
     ) -> Result<Init, Error> {
         let bound = Some((pod.name.as_str(), pod.uid.as_str()));
-        let token = control_plane.service_account_token(&pod.namespace, "default", &[], bound, 3600).await?;
+        let token = control_plane.service_account_token(&pod.namespace, &pod.service_account, &[], bound, 3600).await?;
         let token_file = self.folder.join(format!("{}.service-account-token", pod.uid));
         crate::pki::write(&token_file, &token)?;
         let kubeconfig = control_plane.kubeconfig_for_token(&pod.uid, BearerToken::File(&token_file))?;
@@ -192,6 +234,11 @@ impl Kubelet {
             .envs(settings.iter().copied());
         let process = Process::spawn("init", command, &self.log(pod))?;
         Ok(Init { process, termination_log })
+    }
+
+    /// The volume of the pod with this UID.
+    pub fn volume(&self, uid: &str) -> PathBuf {
+        self.folder.join(uid)
     }
 
     /// What the pod's init containers wrote.
