@@ -19,7 +19,8 @@ pub async fn connect() -> Result<Client, String> {
     })?;
     // Its retries would repeat guarded writes that had taken effect, and hide for minutes what is wrong.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))
+    Client::try_from(config)
+        .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))
 }
 
 /// A call to the API server that did not end well.

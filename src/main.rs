@@ -30,7 +30,7 @@ enum Command {
     /// Run the operator: serve the VaultTokenRequests of the cluster
     Run(Box<operator::Arguments>),
     /// Run as an init container: get the pod's token, write it to a file, and end
-    Init(init::Arguments),
+    Init(Box<init::Arguments>),
     /// Print the custom resource definitions, as in crds/
     Crds,
 }

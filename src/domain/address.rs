@@ -29,9 +29,7 @@ fn can_be_a_pod(address: IpAddr) -> bool {
         // An IPv4 address in IPv6's clothes is judged as what it is.
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => can_be_a_pod(IpAddr::V4(v4)),
-            None => {
-                !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local())
-            }
+            None => !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local()),
         },
     }
 }
@@ -51,8 +49,18 @@ mod tests {
             assert!(networks.contain(ip(pod)), "{pod}");
         }
         for other in [
-            "127.0.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", "0.0.0.0", "0.1.2.3", "::1", "::",
-            "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
         ] {
             assert!(!networks.contain(ip(other)), "{other}");
         }

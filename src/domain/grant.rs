@@ -140,7 +140,9 @@ fn grant(facts: &PodFacts, limits: &Limits) -> Result<Grant, Why> {
     let Some(annotation) = &facts.policies else {
         return Err(Why::new(
             Reason::PoliciesMissing,
-            format!("the pod has no annotation {POLICIES_ANNOTATION}; set it to the policies that its token shall have"),
+            format!(
+                "the pod has no annotation {POLICIES_ANNOTATION}; set it to the policies that its token shall have"
+            ),
         ));
     };
     let policies = policies::parse(annotation).map_err(|why| {

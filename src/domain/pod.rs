@@ -70,10 +70,7 @@ impl PodFacts {
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            finished: matches!(
-                status.and_then(|status| status.phase.as_deref()),
-                Some("Succeeded" | "Failed")
-            ),
+            finished: matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")),
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
             addresses,
             host_ip: status.and_then(|status| status.host_ip.clone()),

@@ -107,6 +107,8 @@ impl Draft {
     /// Vault confirmed that the token is dead (rule 7).
     pub fn revoked(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.status.revoked_at = Some(Time(self.now));
+        // It does not expire any more; what it would have done says nothing to an auditor.
+        self.status.expires_at = None;
         let message = format!("{}; Vault confirmed that its token is dead", why.message);
         self.set(ConditionType::Revoked, true, &Why::new(why.reason, message));
         self.close(Phase::Revoked, why.reason)

@@ -1,11 +1,11 @@
 //! The loop: watches, the queue, and how long a request waits for its next turn.
 
-use crate::cluster;
 use super::execute::{Executor, Next};
 use super::health::Health;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
 use crate::api::VaultTokenRequest;
+use crate::cluster;
 use crate::domain::backoff::Backoff;
 use crate::domain::token::Hand;
 use futures::{StreamExt, TryStreamExt};

@@ -1,10 +1,10 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
-use super::observe::Pods;
 use super::ledger::Ledger;
+use super::observe::Pods;
 use super::push::Pusher;
-use crate::cluster;
 use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, decide, wants_pod};
 use crate::domain::pod::Observation;

@@ -1,9 +1,9 @@
 //! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
 //! leaves one audit line and one Event.
 
-use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use super::herald::Herald;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::announcement::announcement;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};

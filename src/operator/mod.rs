@@ -2,7 +2,6 @@
 //!
 //! observe -> [`decide`](crate::domain::plan::decide) -> execute -> [`Draft`](crate::domain::status::Draft) -> ledger
 
-
 mod controller;
 mod execute;
 mod health;

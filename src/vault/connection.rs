@@ -59,8 +59,11 @@ impl Connection {
             return Err("the Vault address must have no user name, query or fragment".to_owned());
         }
         let namespace = match server.namespace.as_deref().map(str::trim).filter(|name| !name.is_empty()) {
-            Some(name) => Some(HeaderValue::from_str(name).map_err(|_| "the Vault namespace has characters that \
-                cannot be sent".to_owned())?),
+            Some(name) => Some(HeaderValue::from_str(name).map_err(|_| {
+                "the Vault namespace has characters that \
+                cannot be sent"
+                    .to_owned()
+            })?),
             None => None,
         };
         let mut builder = reqwest::Client::builder()
@@ -158,7 +161,6 @@ impl Connection {
         }
     }
 }
-
 
 /// The body of an answer. It may hold tokens, so it cannot be printed and is zeroed when dropped.
 #[derive(Debug)]

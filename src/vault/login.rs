@@ -88,8 +88,7 @@ impl Login {
             }
             Self::AppRole { mount, role_id, secret_id_file } => {
                 let secret_id = read(secret_id_file, "the AppRole secret ID").await?.expose_secret().to_owned();
-                let call =
-                    LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
+                let call = LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
                 lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
             }
             Self::TokenFile { path } => {

@@ -104,8 +104,14 @@ async fn rights_are_no_wider_than_they_need_to_be() {
         assert!(can(operator, question).await, "{question}");
     }
     for question in [
-        "get secrets", "list secrets", "create pods", "delete pods", "patch pods", "create pods --subresource=exec",
-        "create serviceaccounts --subresource=token", "impersonate users",
+        "get secrets",
+        "list secrets",
+        "create pods",
+        "delete pods",
+        "patch pods",
+        "create pods --subresource=exec",
+        "create serviceaccounts --subresource=token",
+        "impersonate users",
     ] {
         assert!(!can(operator, question).await, "the operator can {question}");
     }

@@ -21,9 +21,7 @@ async fn a_pod_gets_the_token_that_its_annotations_ask_for() {
     assert_eq!(status.service_account_name.as_deref(), Some("default"));
     assert_eq!(status.node_name.as_deref(), Some("testbed-node"));
     assert_eq!(status.observed_generation, Some(1));
-    for (kind, reason) in
-        [("Authorized", "PodVerified"), ("Issued", "TokenIssued"), ("Delivered", "TokenDelivered")]
-    {
+    for (kind, reason) in [("Authorized", "PodVerified"), ("Issued", "TokenIssued"), ("Delivered", "TokenDelivered")] {
         let (value, why, _) = condition(request, kind);
         assert_eq!((value.as_str(), why.as_str()), ("True", reason));
     }

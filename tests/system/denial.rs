@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use testbed::kubelet::{PodHandle, PodSpec};
 use vault_token_operator::api::Phase;
 
+/// Annotations, the reason of the denial, and words of its message.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 /// A pod of this name with these annotations.
 fn annotated(namespace: &str, name: &str, annotations: &[(&str, &str)]) -> PodSpec {
     let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -18,7 +21,7 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
     let namespace = cluster.namespace("denied").await;
     let (policies, ttl) = ("vaultproject.io/policies", "vaultproject.io/ttl");
     let many = (0..10_000).map(|n| format!("p{n}")).collect::<Vec<_>>().join(",");
-    let cases: [(&[(&str, &str)], &str, &str); 16] = [
+    let cases: [Case; 16] = [
         (&[], "PoliciesMissing", "the pod has no annotation vaultproject.io/policies"),
         (&[(policies, "")], "PoliciesInvalid", "names no policy"),
         (&[(policies, "root")], "PoliciesInvalid", "the policy \"root\" is never given to a pod"),

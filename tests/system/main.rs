@@ -3,6 +3,9 @@
 //!
 //! All tests share one control plane; it ends with this process.
 
+#![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod api;
 mod delivery;
 mod denial;

@@ -92,7 +92,8 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     }
 
     // The audit lines join Vault's audit log by accessor.
-    let log: String = cluster.system.operator_logs().iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
+    let log: String =
+        cluster.system.operator_logs().iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
     let steps: Vec<String> = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

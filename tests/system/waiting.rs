@@ -14,8 +14,7 @@ async fn a_request_waits_for_the_kubelet_to_report_the_container_and_the_address
     let (cluster, _guard) = shared().await;
     let namespace = cluster.namespace("waiting").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let init =
-        cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &pod, &[]).await.expect("init starts");
+    let init = cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &pod, &[]).await.expect("init starts");
     cluster.until(&pod, "wait for the container", waits_for("InitContainerNotRunning")).await;
     let running = json!({ "phase": "Pending", "initContainerStatuses": [{ "name": "vault-init", "image": "",
         "imageID": "", "ready": false, "restartCount": 0,

@@ -53,10 +53,7 @@ impl System {
         for target in [["-f", "crds"], ["-k", "config"]] {
             let path = project::root().join(target[1]);
             let path = path.to_string_lossy();
-            must_succeed(
-                control_plane.kubectl(&["apply", "--server-side", target[0], &path]).await?,
-                "kubectl apply",
-            )?;
+            must_succeed(control_plane.kubectl(&["apply", "--server-side", target[0], &path]).await?, "kubectl apply")?;
         }
         let definition = "customresourcedefinition/vaulttokenrequests.vaultproject.io";
         let established = ["wait", "--for=condition=Established", "--timeout=30s", definition];

@@ -36,11 +36,13 @@ pub struct Demo {
 impl Demo {
     /// Gets the components, builds the product, starts all of it and installs the product.
     pub async fn start() -> Result<Self, Error> {
+        report::line("starting etcd, a Kubernetes API server and a Vault server on loopback ...");
         let testbed = Testbed::start().await?;
         let folder = testbed.run().folder("demo")?;
         let built = tokio::task::spawn_blocking(move || Binaries::build(&folder)).await;
         let binaries = built.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
         let kubelet = Kubelet::new(testbed.run(), &binaries.operator)?;
+        report::line("installing crds/, config/ and config/vault/ ...");
         let system = System::install(testbed, &binaries.operator).await?;
         system.start_operator(&[("VTO_LOG", "info")]).await?;
         Ok(Self { system, kubelet, binaries })
@@ -72,7 +74,9 @@ impl Demo {
             report::output(&format!("export KUBECONFIG={}", plane.admin_kubeconfig().display()));
             report::output(&format!("export VAULT_ADDR={}", self.system.testbed().vault().address()));
             report::output("");
-            report::output("kubectl get vtr -A        kubectl describe vtr -n shop        kubectl delete pod web -n shop");
+            report::output(
+                "kubectl get vtr -A        kubectl describe vtr -n shop        kubectl delete pod web -n shop",
+            );
             report::output("Ctrl-C stops it and removes everything.");
             std::future::pending::<Result<(), Error>>().await
         };
@@ -141,7 +145,8 @@ impl Demo {
     /// Applies the example workload.
     async fn apply(&self) -> Result<String, Error> {
         let manifest = project::root().join(MANIFEST);
-        let output = self.system.testbed().control_plane().kubectl(&["apply", "-f", &manifest.to_string_lossy()]).await?;
+        let output =
+            self.system.testbed().control_plane().kubectl(&["apply", "-f", &manifest.to_string_lossy()]).await?;
         must_succeed(output, "kubectl apply")
     }
 

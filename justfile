@@ -1,0 +1,32 @@
+# What CI runs, piece by piece; `just --list` shows it all.
+
+# Show the whole system at work, on real components.
+demo *arguments:
+    cargo demo {{ arguments }}
+
+# Every test, those on real components included.
+test:
+    cargo test --workspace
+
+# The tests that touch Vault, on HashiCorp Vault instead of OpenBao.
+test-vault:
+    TESTBED_VAULT=vault cargo test --test system
+
+# The tests on the oldest Kubernetes version that is supported.
+test-oldest:
+    TESTBED_KUBERNETES=1.33 cargo test --test system
+
+# Formatting, lints, documentation, dependencies.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+    cargo deny check
+
+# Write crds/ from the Rust types.
+crds:
+    cargo run --quiet -- crds > crds/vaulttokenrequests.yaml
+
+# All that CI does.
+ci:
+    .ci/run
