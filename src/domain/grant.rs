@@ -108,7 +108,7 @@ fn readiness(request: &VaultTokenRequest, facts: &PodFacts, limits: &Limits) -> 
         InitState::Unknown => {
             return Some(denied(
                 Reason::InitContainerNotFound,
-                format!("the pod {name} has no init container {container}; set CONTAINER_NAME to the name it has"),
+                format!("the pod {name} has no init container {container}; set VTO_CONTAINER_NAME to the name it has"),
             ));
         }
         InitState::Ended => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
     /// Name of this init container in the pod's manifest
-    #[arg(long, env = "CONTAINER_NAME", value_name = "NAME", default_value = "vault-init")]
+    #[arg(long, env = "VTO_CONTAINER_NAME", value_name = "NAME", default_value = "vault-init")]
     container_name: String,
 
     /// Folder that gets the files token and secret.json; a memory-backed emptyDir that the app mounts too

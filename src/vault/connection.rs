@@ -73,7 +73,8 @@ impl Connection {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &server.ca_file {
+        // Set but empty is as good as unset, as for Vault's own command.
+        if let Some(file) = server.ca_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
             let pem = std::fs::read(file)
                 .map_err(|error| format!("cannot read the CA file {} (VAULT_CACERT): {error}", file.display()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)

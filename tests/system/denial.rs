@@ -110,7 +110,7 @@ async fn pods_that_are_not_to_be_served_are_told_why() {
 
     let misnamed = initializing(spec("misnamed", json!({}))).await;
     cluster.ask(&misnamed, |request| request["spec"]["initContainer"] = json!("other")).await;
-    denied(&misnamed, Phase::Denied, "InitContainerNotFound", "no init container other; set CONTAINER_NAME").await;
+    denied(&misnamed, Phase::Denied, "InitContainerNotFound", "no init container other; set VTO_CONTAINER_NAME").await;
 
     let bare = initializing(spec("bare", json!({}))).await;
     cluster.ask(&bare, |request| request["metadata"]["finalizers"] = json!([])).await;
