@@ -1,6 +1,6 @@
 //! The way of a request when all goes well.
 
-use crate::support::{Delivered, condition, ended, name, shared, token_of};
+use crate::support::{Delivered, condition, name, shared, token_of};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -143,7 +143,7 @@ async fn pods_with_ipv6_addresses_are_served() {
     cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
     let both = json!({ "podIPs": [{ "ip": pod.address }, { "ip": "::1" }] });
     cluster.kubelet.report(cluster.plane(), &pod, &both).await.expect("a status");
-    assert!(ended(&init).await.success(), "{}", cluster.init_log(&pod));
+    cluster.ended_well(&pod, &init).await;
     assert!(cluster.accepts(&token_of(&pod)).await);
 }
 

@@ -1,6 +1,6 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
-use crate::support::{alone, condition, ended, token_of};
+use crate::support::{alone, condition, token_of};
 use testbed::kubelet::PodSpec;
 use vault_token_operator::api::Phase;
 
@@ -29,7 +29,7 @@ async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
     assert_eq!(condition(&cluster.request(&before.pod, 0).await.expect("a request"), "Revoked").0, "False");
 
     cluster.vault().unseal().await.expect("unsealed");
-    assert!(ended(&init).await.success(), "{}", cluster.init_log(&pod));
+    cluster.ended_well(&pod, &init).await;
     assert!(cluster.accepts(&token_of(&pod)).await);
     cluster.until_phase(&before.pod, Phase::Revoked).await;
     assert!(!cluster.accepts(&before.token).await);
@@ -84,5 +84,5 @@ async fn an_api_server_that_restarts_is_found_again() {
     assert!(!cluster.accepts(&delivered.token).await);
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;
-    assert!(ended(&init).await.success(), "{}", cluster.init_log(&pod));
+    cluster.ended_well(&pod, &init).await;
 }

@@ -1,6 +1,6 @@
 //! I6: what the init container accepts, and that a wrong push does not end its wait.
 
-use crate::support::{Cluster, ended, shared, token_of};
+use crate::support::{Cluster, shared, token_of};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn waiting(cluster: &Cluster, name: &str) -> (PodHandle, Init) {
 async fn served_after_all(cluster: &Cluster, pod: &PodHandle, init: &Init) {
     assert_eq!(init.exit_status(), None, "a wrong push ended the wait: {}", cluster.init_log(pod));
     cluster.kubelet.report_initializing(cluster.plane(), pod).await.expect("a status");
-    assert!(ended(init).await.success(), "{}", cluster.init_log(pod));
+    cluster.ended_well(pod, init).await;
     assert!(cluster.accepts(&token_of(pod)).await);
 }
 

@@ -37,21 +37,16 @@ static OPERATOR: RwLock<()> = RwLock::const_new(());
 pub async fn shared() -> (&'static Cluster, RwLockReadGuard<'static, ()>) {
     let guard = OPERATOR.read().await;
     let cluster = cluster().await;
-    let _starting = cluster.starting.lock().await;
-    if !cluster.usual.load(Ordering::Acquire) {
-        cluster.system.kill_operator();
-        cluster.system.start_operator(&[]).await.expect("the operator starts");
-        cluster.usual.store(true, Ordering::Release);
-    }
+    cluster.make_usual().await;
     (cluster, guard)
 }
 
 /// The system for a test that is alone with it. The operator runs as usual; whatever becomes of it is mended before
 /// the next test has it.
 pub async fn alone() -> (&'static Cluster, RwLockWriteGuard<'static, ()>) {
-    drop(shared().await);
     let guard = OPERATOR.write().await;
     let cluster = cluster().await;
+    cluster.make_usual().await;
     cluster.usual.store(false, Ordering::Release);
     (cluster, guard)
 }
@@ -86,6 +81,16 @@ impl Delivered {
 }
 
 impl Cluster {
+    /// Starts the operator with the usual settings, unless it runs so.
+    async fn make_usual(&self) {
+        let _starting = self.starting.lock().await;
+        if !self.usual.load(Ordering::Acquire) {
+            self.system.kill_operator();
+            self.system.start_operator(&[]).await.expect("the operator starts");
+            self.usual.store(true, Ordering::Release);
+        }
+    }
+
     pub fn plane(&self) -> &ControlPlane {
         self.system.testbed().control_plane()
     }
@@ -127,8 +132,23 @@ impl Cluster {
     }
 
     pub async fn ended_well(&self, pod: &PodHandle, init: &Init) {
-        let status = ended(init).await;
-        assert!(status.success(), "init: {}\n{}", init.termination_message(), self.init_log(pod));
+        match init.wait(LIMIT).await {
+            Ok(status) if status.success() => {}
+            ended => panic!(
+                "init: {:?} {}\n{:#?}\n{}\n{}",
+                ended.map_err(|_| "it still runs"),
+                init.termination_message(),
+                self.request(pod, 0).await.and_then(|request| request.status),
+                important(&self.init_log(pod)),
+                self.operator_said(),
+            ),
+        }
+    }
+
+    /// What the present operator wrote that is worth a person's time.
+    fn operator_said(&self) -> String {
+        let log = self.system.operator_logs().pop().and_then(|log| std::fs::read_to_string(log).ok());
+        important(&log.unwrap_or_default())
     }
 
     pub fn init_log(&self, pod: &PodHandle) -> String {
@@ -235,6 +255,12 @@ impl Cluster {
         let output = self.plane().kubectl(arguments).await.expect("kubectl runs");
         format!("{}{}", output.stdout, output.stderr)
     }
+}
+
+/// The last lines of a log without those of the levels trace and debug.
+fn important(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG")).collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// Waits for init's end.

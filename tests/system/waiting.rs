@@ -24,7 +24,7 @@ async fn a_request_waits_for_the_kubelet_to_report_the_container_and_the_address
     assert_eq!(waiting.status.expect("a status").attempts, 0, "nothing was minted meanwhile");
     assert_eq!(init.exit_status(), None);
     cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
-    assert!(ended(&init).await.success(), "{}", cluster.init_log(&pod));
+    cluster.ended_well(&pod, &init).await;
 }
 
 #[tokio::test]
