@@ -138,11 +138,7 @@ impl Executor {
             }
             Step::Mint(intent) => self.mint(request, hand, intent).await,
             Step::Push(addresses) => self.push(request, hand, &addresses).await,
-            Step::Abandon(why) => {
-                let next = self.write(request, draft(request).abandoned(&why)).await?;
-                *hand = Hand::Empty;
-                Ok(next)
-            }
+            Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
             Step::RevokeAbandoned(accessor) => match self.tokens.revoke(&accessor).await {
                 Ok(()) => self.write(request, draft(request).cleared()).await,
                 Err(error) => self.wait(request, &vault_why(&error)).await,
@@ -181,8 +177,7 @@ impl Executor {
             }
         };
         *hand = Hand::Empty;
-        let recorded = self.ledger.write(request, draft(request).issued(&minted)).await;
-        let recorded = match recorded {
+        let recorded = match self.ledger.write(request, draft(request).issued(&minted)).await {
             Ok(recorded) => Some(recorded),
             // Refused, or without an answer: it counts as recorded only if it stands there.
             Err(error) => {
@@ -202,11 +197,26 @@ impl Executor {
         }
     }
 
+    /// Looks whether the record stands, for as long as the API server may be asked and the wrapping token lives: to
+    /// take a token for unrecorded that is recorded would leave a dead one in the record.
     async fn find_record(&self, request: &VaultTokenRequest, minted: &Minted) -> Option<VaultTokenRequest> {
-        let found = self.ledger.read(request).await.ok()??;
-        let status = found.status.as_ref()?;
-        let ours = status.token_accessor.as_ref() == Some(&minted.token_accessor);
-        (ours && found.phase() == Phase::Issued).then_some(found)
+        for failures in 1.. {
+            match self.ledger.read(request).await {
+                Ok(found) => {
+                    return found.filter(|found| {
+                        let status = found.status.as_ref();
+                        found.phase() == Phase::Issued
+                            && status.and_then(|status| status.token_accessor.as_ref()) == Some(&minted.token_accessor)
+                    });
+                }
+                Err(error) if Timestamp::now() >= minted.wrapping_expires_at => {
+                    tracing::warn!(request = request.name_any(), %error, "whether a token is recorded stays unknown");
+                    break;
+                }
+                Err(_) => tokio::time::sleep(super::controller::RETRY.after(failures, rand::random())).await,
+            }
+        }
+        None
     }
 
     /// Takes back a token that no record names.
@@ -240,8 +250,9 @@ impl Executor {
     ) -> Result<Progress, cluster::Error> {
         let Hand::Wrapped(wrapped) = &*hand else { return Ok(Progress::Retry) };
         let minted = &wrapped.minted;
-        let expires_at = match self.tokens.expires_at(&minted.token_accessor).await {
-            Ok(expires_at) => expires_at,
+        let expires_at = match self.tokens.look_up(&minted.token_accessor).await {
+            Ok(Some(token)) => token.expire_time,
+            Ok(None) => return self.abandon(request, hand, "Vault does not know the token any more").await,
             Err(error) => return self.wait(request, &vault_why(&error)).await,
         };
         let push = Push {
@@ -265,14 +276,24 @@ impl Executor {
                 Outcome::Unused => self.wait(request, &failed(&answer.message)).await,
                 Outcome::Lost => {
                     let message = format!("the wrapping token is used up: {}", one_line(&answer.message));
-                    let why = Why::new(Reason::AttemptAbandoned, message);
-                    let next = self.write(request, draft(request).abandoned(&why)).await?;
-                    *hand = Hand::Empty;
-                    Ok(next)
+                    self.abandon(request, hand, &message).await
                 }
             },
             Err(seen) => self.wait(request, &failed(&seen)).await,
         }
+    }
+
+    /// Rule 6: Revoking is written before anything is revoked.
+    async fn abandon(
+        &self,
+        request: &VaultTokenRequest,
+        hand: &mut Hand,
+        message: &str,
+    ) -> Result<Progress, cluster::Error> {
+        let why = Why::new(Reason::AttemptAbandoned, message);
+        let next = self.write(request, draft(request).abandoned(&why)).await?;
+        *hand = Hand::Empty;
+        Ok(next)
     }
 
     async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {

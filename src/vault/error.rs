@@ -61,6 +61,15 @@ impl Error {
         matches!(self, Self::Forbidden { .. })
     }
 
+    /// Whether Vault says that it has no token of the accessor that was named. A bare 404 or 403 is no such word:
+    /// it may come from a proxy, a wrong path or a missing right.
+    pub fn says_unknown_accessor(&self) -> bool {
+        match self {
+            Self::Answered { messages, .. } | Self::Forbidden { messages, .. } => messages.contains("invalid accessor"),
+            _ => false,
+        }
+    }
+
     /// The reason that conditions and Events give for it.
     pub fn reason(&self) -> Reason {
         match self {
@@ -69,6 +78,31 @@ impl Error {
             // A missing role, mount or namespace.
             Self::Answered { status: 404, .. } => Reason::VaultForbids,
             _ => Reason::VaultUnavailable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i8_only_vaults_own_word_makes_a_token_dead() {
+        let answered = |status, messages: &str| Error::Answered { status, messages: messages.to_owned() };
+        assert!(answered(400, "1 error occurred:  * invalid accessor").says_unknown_accessor());
+        assert!(!answered(404, "no further words").says_unknown_accessor());
+        let forbidden = Error::Forbidden { path: "p".to_owned(), messages: "permission denied".to_owned() };
+        assert!(!forbidden.says_unknown_accessor());
+    }
+
+    #[test]
+    fn rule_2_an_unclear_answer_may_have_had_an_effect() {
+        let answered = |status| Error::Answered { status, messages: String::new() };
+        for error in [answered(500), answered(502), Error::Unanswered(String::new()), Error::Malformed("")] {
+            assert!(!error.had_no_effect(), "{error}");
+        }
+        for error in [answered(400), answered(429), answered(503), Error::NotLoggedIn(String::new())] {
+            assert!(error.had_no_effect(), "{error}");
         }
     }
 }

@@ -11,5 +11,5 @@ pub use connection::{Connection, Server};
 pub use error::Error;
 pub use login::Login;
 pub use session::Session;
-pub use token::{TokenOrder, TokenStore};
+pub use token::{TokenInfo, TokenOrder, TokenStore};
 pub use wrapping::{Unwrapped, WrappingInfo};

@@ -51,12 +51,14 @@ struct WrapInfo {
 
 #[derive(Deserialize)]
 struct LookupAnswer {
-    data: LookupData,
+    data: TokenInfo,
 }
 
-#[derive(Deserialize)]
-struct LookupData {
-    expire_time: Option<Timestamp>,
+/// What Vault says of a live token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TokenInfo {
+    /// When Vault ends it unless it is renewed; `None` if never.
+    pub expire_time: Option<Timestamp>,
 }
 
 impl TokenStore {
@@ -104,25 +106,29 @@ impl TokenStore {
         })
     }
 
-    /// When Vault ends the token; `None` if never.
+    /// Looks a token up; `None` when Vault has no live token of this accessor.
     ///
     /// # Errors
-    /// What Vault answered: 403 or 404 when it knows no such accessor.
-    pub async fn expires_at(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
+    /// Whatever leaves it open whether there is one.
+    pub async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, Error> {
         let call = LookupTokenAccessorRequest { accessor: accessor.to_owned() };
-        Ok(self.call(&call, None).await?.json::<LookupAnswer>()?.data.expire_time)
+        match self.call(&call, None).await {
+            Ok(answer) => Ok(Some(answer.json::<LookupAnswer>()?.data)),
+            Err(error) if error.says_unknown_accessor() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Revokes the token with all its children. When this returns, the token is dead. An accessor that Vault does
-    /// not know is a token that is dead already: Vault answers 200 (with a warning), or 400 or 404 in older versions.
+    /// not know is a token that is dead already: Vault answers 200 with a warning then, or says so in an error.
     ///
     /// # Errors
     /// Whatever leaves it open whether the token is dead.
     pub async fn revoke(&self, accessor: &str) -> Result<(), Error> {
         let call = RevokeTokenAccessorRequest { accessor: accessor.to_owned() };
         match self.call(&call, None).await {
-            Ok(_) | Err(Error::Answered { status: 404, .. }) => Ok(()),
-            Err(Error::Answered { status: 400, messages }) if messages.contains("invalid accessor") => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) if error.says_unknown_accessor() => Ok(()),
             Err(error) => Err(error),
         }
     }

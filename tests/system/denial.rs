@@ -53,10 +53,10 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
         assert!(told.contains(&message), "the termination log says: {told}");
         assert!(cluster.init_log(&pod).contains(words), "{}", cluster.init_log(&pod));
         assert!(!pod.volume.join("token").exists());
-        assert_eq!(cluster.live_tokens(&pod).await, 0);
         let released = |request: &vault_token_operator::api::VaultTokenRequest| request.finalizers().is_empty();
         cluster.until(&pod, "finalizer gone", released).await;
     }
+    assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
     let told = cluster.kubectl(&["describe", "pod", "web-0", "-n", &namespace]).await;
     assert!(told.contains("PoliciesMissing"), "{told}");
 }
@@ -77,7 +77,6 @@ async fn pods_that_are_not_to_be_served_are_told_why() {
         let (_, why, message) = condition(&request, kind);
         assert_eq!(why, reason, "{message}");
         assert!(message.contains(words), "{message}");
-        assert_eq!(cluster.live_tokens(pod).await, 0);
     };
 
     let missing = PodHandle { name: "nobody".to_owned(), ..initializing(spec("other", json!({}))).await };
@@ -115,6 +114,7 @@ async fn pods_that_are_not_to_be_served_are_told_why() {
     let bare = initializing(spec("bare", json!({}))).await;
     cluster.ask(&bare, |request| request["metadata"]["finalizers"] = json!([])).await;
     denied(&bare, Phase::Denied, "FinalizerMissing", "let the init container create it").await;
+    assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
 }
 
 #[tokio::test]

@@ -72,3 +72,71 @@ fn start() -> std::io::Result<PipeWriter> {
         .spawn()?;
     Ok(writer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::workdir::Workdir;
+
+    /// Runs a watchdog of its own to its end, on what a process that has gone had registered.
+    fn watchdog_reads(registered: &str) {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut watchdog = Command::new("/bin/sh");
+        watchdog.args(["-c", include_str!("guard.sh")]).stdin(reader).stderr(Stdio::null());
+        let mut running = watchdog.spawn().unwrap();
+        // It holds the other end.
+        drop(watchdog);
+        writer.write_all(registered.as_bytes()).unwrap();
+        drop(writer);
+        running.wait().unwrap();
+    }
+
+    #[test]
+    fn folders_of_any_name_are_removed_and_nothing_else() {
+        let workdir = Workdir::new().unwrap();
+        let names = ["two  words", "it's", "$HOME", "*", "-rf", "back\\slash", "\"quoted\""];
+        let folders = names.map(|name| workdir.path().join(name));
+        for folder in &folders {
+            std::fs::create_dir_all(folder.join("inner")).unwrap();
+        }
+        let kept = workdir.path().join("two");
+        std::fs::create_dir(&kept).unwrap();
+        watchdog_reads(&folders.map(|folder| format!("dir {}\n", folder.display())).concat());
+        let left: Vec<_> = std::fs::read_dir(workdir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [kept]);
+    }
+
+    #[test]
+    fn what_was_forgotten_lives_and_what_was_not_dies() {
+        let start = || Command::new("/bin/sleep").arg("600").process_group(0).spawn().unwrap();
+        let mut children = [start(), start(), start()];
+        let [first, second, third] = children.each_ref().map(std::process::Child::id);
+        // An id that ends like another is not that other.
+        let registered = format!("pid {first}\npid {second}\npid {third}\ndone {second}\ndone 1{first}\n");
+        watchdog_reads(&registered);
+        // Killed, not ended by themselves; and the second one only now.
+        assert!(children[1].try_wait().unwrap().is_none());
+        children[1].kill().unwrap();
+        for mut child in children {
+            assert!(!child.wait().unwrap().success());
+        }
+    }
+
+    #[test]
+    fn a_child_has_an_empty_standard_input_and_is_registered_under_its_own_id() {
+        let mut child = command("/bin/cat").unwrap().stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(output, "");
+        forget_process(child.id());
+    }
+
+    #[test]
+    fn a_folder_with_a_line_break_in_its_name_is_refused() {
+        let refused = remove_at_end(Path::new("/nowhere/two\nlines")).unwrap_err().to_string();
+        assert!(refused.contains("could not use the folder"), "{refused}");
+    }
+}

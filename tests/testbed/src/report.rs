@@ -37,7 +37,7 @@ impl Activity {
     pub fn start(what: &str, why: &str) -> Self {
         line(&format!("{what} ({why}) ..."));
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
+            let bar = ProgressBar::new_spinner().with_style(spinner());
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
@@ -48,7 +48,13 @@ impl Activity {
     /// Says which step of the work is under way, where it cannot be said how far that is.
     pub fn step(&mut self, step: &str) {
         match &self.bar {
-            Some(bar) => bar.set_message(step.to_owned()),
+            Some(bar) => {
+                if bar.length().is_some() {
+                    bar.unset_length();
+                    bar.set_style(spinner());
+                }
+                bar.set_message(step.to_owned());
+            }
             None => self.plain(step),
         }
     }
@@ -58,7 +64,7 @@ impl Activity {
         match &self.bar {
             Some(bar) => {
                 if bar.length() != Some(total) {
-                    bar.set_style(style(unit));
+                    bar.set_style(counted(unit));
                     bar.set_length(total);
                 }
                 bar.set_position(done);
@@ -94,7 +100,13 @@ impl Drop for Activity {
     }
 }
 
-fn style(unit: &str) -> ProgressStyle {
+/// For work of which it cannot be said how far it is.
+fn spinner() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {msg}, {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// For work that is counted.
+fn counted(unit: &str) -> ProgressStyle {
     let template = format!("{{bar:40}} {{pos}} of {{len}} {unit}, {{elapsed}}");
     ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

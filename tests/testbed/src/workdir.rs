@@ -43,3 +43,39 @@ impl Workdir {
         self.folder.close().map_err(Error::path("could not remove", &self.path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_owner_can_read_it_and_it_goes_with_what_is_in_it() {
+        let workdir = Workdir::new().unwrap();
+        let path = workdir.path().to_owned();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::create_dir_all(path.join("one/two")).unwrap();
+        drop(workdir);
+        assert!(!path.exists());
+
+        let workdir = Workdir::new().unwrap();
+        let path = workdir.path().to_owned();
+        workdir.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn its_path_has_no_symbolic_links() {
+        let parent = Workdir::new().unwrap();
+        let (real, link) = (parent.path().join("real"), parent.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let workdir = Workdir::new_in(&link).unwrap();
+        assert!(workdir.path().starts_with(&real), "{}", workdir.path().display());
+    }
+
+    #[test]
+    fn a_parent_that_is_not_there_is_named() {
+        let parent = Path::new("/nowhere");
+        assert_eq!(Workdir::new_in(parent).unwrap_err().to_string(), "could not make a folder in /nowhere");
+    }
+}

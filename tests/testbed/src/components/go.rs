@@ -33,7 +33,10 @@ pub(super) fn build(job: &Job<'_>, module: &GoModule, folder: &Path, binary: &Pa
     let build = Process::spawn("go build", command, &folder.join("build.log"))?;
     let status = build.wait_blocking(LIMIT, || {
         let compiled = std::fs::read(build.log()).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count();
-        activity.progress((compiled as u64).min(packages), packages, "packages compiled");
+        match compiled as u64 {
+            compiled if compiled < packages => activity.progress(compiled, packages, "packages compiled"),
+            _ => activity.step("linking"),
+        }
         std::thread::sleep(Duration::from_millis(100));
     })?;
     if !status.success() {
@@ -43,7 +46,8 @@ pub(super) fn build(job: &Job<'_>, module: &GoModule, folder: &Path, binary: &Pa
     Ok(())
 }
 
-/// How many packages Go's own build cache does not have yet. To find out, Go fetches the modules.
+/// How many packages Go's own build cache does not have yet, the one that is to be linked aside: it is in no cache. To
+/// find out, Go fetches the modules.
 fn stale_packages(module: &GoModule, folder: &Path, activity: &mut Activity) -> Result<u64, Error> {
     let mut command = go(folder)?;
     command.args(["list", "-deps", "-f", "{{if .Stale}}stale{{end}}"]).args(module.flags).arg(module.package);
@@ -54,7 +58,8 @@ fn stale_packages(module: &GoModule, folder: &Path, activity: &mut Activity) -> 
         return Err(list.ended(status));
     }
     let text = std::fs::read_to_string(list.log()).map_err(Error::path("could not read", list.log()))?;
-    Ok(text.lines().filter(|line| *line == "stale").count() as u64)
+    let stale = text.lines().filter(|line| *line == "stale").count() as u64;
+    Ok(stale.saturating_sub(1))
 }
 
 fn check_toolchain(job: &Job<'_>, module: &GoModule, folder: &Path) -> Result<(), Error> {
