@@ -4,6 +4,7 @@
 //! who runs the tests for the first time is to see why they take minutes.
 
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,8 +12,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often a plain line is written.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Writes one line to standard error.
+/// The bar or spinner that is on the terminal.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Writes one line to standard error. What is on the terminal makes way for good: whoever writes a line while work is
+/// shown says why it ends.
 pub fn line(text: &str) {
+    if let Some(bar) = shown().take() {
+        bar.finish_and_clear();
+    }
     // Standard error that is closed is no reason to fail.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
@@ -39,6 +47,7 @@ impl Activity {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner().with_style(spinner());
             bar.enable_steady_tick(Duration::from_millis(100));
+            *shown() = Some(bar.clone());
             bar
         });
         let now = Instant::now();
@@ -50,8 +59,8 @@ impl Activity {
         match &self.bar {
             Some(bar) => {
                 if bar.length().is_some() {
-                    bar.unset_length();
                     bar.set_style(spinner());
+                    bar.unset_length();
                 }
                 bar.set_message(step.to_owned());
             }
@@ -100,13 +109,18 @@ impl Drop for Activity {
     }
 }
 
+fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// For work of which it cannot be said how far it is.
 fn spinner() -> ProgressStyle {
-    ProgressStyle::with_template("{spinner} {msg}, {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+    ProgressStyle::with_template("{spinner} {msg}, {elapsed_precise}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 /// For work that is counted.
 fn counted(unit: &str) -> ProgressStyle {
-    let template = format!("{{bar:40}} {{pos}} of {{len}} {unit}, {{elapsed}}");
+    let template = format!("{{bar:40}} {{pos}} of {{len}} {unit}, {{elapsed_precise}}");
     ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -194,29 +194,15 @@ async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
     let role = payload("auth-role.json")?;
     vault.must(Method::POST, &format!("auth/kubernetes/role/{OPERATOR}"), Some(&role)).await?;
 
-    let mount = json!({ "type": "kv", "options": { "version": "2" } });
-    vault.must(Method::POST, &format!("sys/mounts/{SECRETS}"), Some(&mount)).await?;
+    vault.mount_kv(SECRETS).await?;
     for name in ["read", "db"] {
         let rule = format!("path \"{SECRETS}/data/shop/{name}\" {{ capabilities = [\"read\"] }}");
         let policy = json!({ "policy": rule });
         vault.must(Method::PUT, &format!("sys/policies/acl/shop-{name}"), Some(&policy)).await?;
         let secret = json!({ "data": { "greeting": format!("hello from {name}") } });
-        write_secret(testbed, &format!("{SECRETS}/data/shop/{name}"), &secret).await?;
+        vault.must(Method::POST, &format!("{SECRETS}/data/shop/{name}"), Some(&secret)).await?;
     }
     Ok(())
-}
-
-/// A mount of version 2 makes itself ready after it was made, and answers 400 meanwhile.
-async fn write_secret(testbed: &Testbed, path: &str, secret: &Value) -> Result<(), Error> {
-    let deadline = Instant::now() + READY_LIMIT;
-    loop {
-        match testbed.vault().must(Method::POST, path, Some(secret)).await {
-            Err(Error::Vault { status: 400, .. }) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            written => return written.map(drop),
-        }
-    }
 }
 
 async fn ready(client: &reqwest::Client, address: &str) -> Result<(), String> {

@@ -158,6 +158,22 @@ impl VaultServer {
         self.api.must(Some(self.root_token()), method, path, body).await
     }
 
+    /// Mounts a KV version 2 secrets engine, and waits until it can be used: it prepares itself a little after the mount
+    /// has been answered, and refuses all requests until then.
+    pub async fn mount_kv(&self, mount: &str) -> Result<(), Error> {
+        let engine = json!({ "type": "kv", "options": { "version": "2" } });
+        self.must(Method::POST, &format!("sys/mounts/{mount}"), Some(&engine)).await?;
+        let config = format!("{mount}/config");
+        let usable = || async {
+            match self.request(Method::GET, &config, None).await {
+                Ok((status, _)) if status.is_success() => Ok(()),
+                Ok((status, answer)) => Err(format!("{config}: {status} {}", answer["errors"])),
+                Err(error) => Err(format!("{error:?}")),
+            }
+        };
+        self.process().wait_until_ready(START_LIMIT, usable).await
+    }
+
     /// Seals it: it then answers nothing but its state.
     pub async fn seal(&self) -> Result<(), Error> {
         self.must(Method::PUT, "sys/seal", None).await.map(drop)

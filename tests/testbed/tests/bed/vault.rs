@@ -1,5 +1,7 @@
 //! Vault.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use testbed::Testbed;
@@ -48,6 +50,20 @@ async fn a_service_account_logs_in_by_the_role_that_names_it_and_no_other_does()
 }
 
 #[tokio::test]
+async fn secrets_can_be_written_as_soon_as_they_are_mounted() {
+    let (bed, _running) = shared().await;
+    let vault = bed.vault();
+    for attempt in 0..5 {
+        let mount = format!("kv-{attempt}");
+        vault.mount_kv(&mount).await.unwrap();
+        let secret = json!({ "data": { "answer": "42" } });
+        let path = format!("{mount}/data/one");
+        vault.must(Method::POST, &path, Some(&secret)).await.unwrap();
+        assert_eq!(vault.must(Method::GET, &path, None).await.unwrap()["data"]["data"], secret["data"]);
+    }
+}
+
+#[tokio::test]
 async fn it_keeps_its_data_over_a_kill() {
     let (bed, _alone) = alone().await;
     let vault = bed.vault();
@@ -78,14 +94,15 @@ async fn while_it_is_paused_it_does_not_answer_and_then_it_does() {
     vault.pause();
     let unanswered = vault.must(Method::GET, "sys/mounts", None);
     tokio::pin!(unanswered);
-    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut unanswered).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut unanswered).await;
     vault.resume();
     assert!(early.is_err());
     unanswered.await.unwrap();
 }
 
 async fn login(bed: &Testbed, service_account: &str, audience: &str) -> (StatusCode, Value) {
-    let token = bed.control_plane().service_account_token("login", service_account, &[audience], None, 600);
+    let audiences = [audience];
+    let token = bed.control_plane().service_account_token("login", service_account, &audiences, None, 600);
     let body = json!({ "role": "login", "jwt": token.await.unwrap() });
     bed.vault().request_as(None, Method::POST, "auth/kubernetes/login", Some(&body)).await.unwrap()
 }

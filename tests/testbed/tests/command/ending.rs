@@ -30,7 +30,7 @@ fn sigkill_leaves_nothing() {
 #[test]
 fn ctrl_c_while_it_starts_leaves_nothing() {
     let world = World::new();
-    let mut up = starting(&world);
+    let up = starting(&world);
     up.signal(Signal::INT);
     let said = up.refused();
     assert!(said.contains("testbed: stopped before it was done"), "{said}");
@@ -65,13 +65,19 @@ fn running(world: &World) -> Run {
     up.until("all that clients need", |up| {
         up.stdout().contains("export VAULT_TOKEN=") && up.stderr().contains("Ctrl-C")
     });
+    // Otherwise it would prove nothing that none is left.
+    let processes = world.processes();
+    let programs: Vec<_> = processes.iter().filter_map(|process| process.split(' ').next()).collect();
     let settings = Settings::from_env().unwrap();
-    // Otherwise it would prove nothing that none is left; the plugin is there only while it is used.
     for component in Component::needed(&settings).iter().filter(|component| **component != Component::Kubectl) {
-        let processes = world.processes();
-        assert!(processes.iter().any(|process| process.contains(component.name())), "{component:?}: {processes:#?}");
+        assert!(programs.iter().any(|program| is(program, *component)), "{component:?}: {processes:#?}");
     }
     up
+}
+
+/// Whether this path is that of a binary of the component; one that a variable names may have its version beside it.
+fn is(program: &str, component: Component) -> bool {
+    program.rsplit('/').next().is_some_and(|file| file.starts_with(component.name()))
 }
 
 /// A testbed of which the API server is there, but hardly ready.
