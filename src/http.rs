@@ -21,6 +21,8 @@ const MAX_HEAD: usize = 8192;
 pub struct Limits {
     /// Connections at a time; more wait to be accepted.
     pub connections: usize,
+    /// Time to send a whole request; whoever is slower gives his place to another.
+    pub receive: Duration,
     /// Time for one connection with its one exchange, from being accepted to the last byte of the answer.
     pub exchange: Duration,
     /// Bytes of a request's body.
@@ -49,10 +51,10 @@ where
         };
         let handler = handler.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, limits.body, handler.clone()));
+            let service = service_fn(move |request| answer(request, limits, handler.clone()));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(limits.exchange)
+                .header_read_timeout(limits.receive)
                 .max_buf_size(MAX_HEAD)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
@@ -68,7 +70,7 @@ where
 
 async fn answer<H, F>(
     request: Request<Incoming>,
-    limit: usize,
+    limits: Limits,
     handler: Arc<H>,
 ) -> Result<Response<Full<Bytes>>, Infallible>
 where
@@ -76,12 +78,16 @@ where
     F: Future<Output = Response<Full<Bytes>>>,
 {
     let (head, body) = request.into_parts();
-    Ok(match Limited::new(body, limit).collect().await {
-        Ok(body) => handler(Request::from_parts(head, body.to_bytes())).await,
-        Err(_) => {
-            let mut response = Response::new(Full::new(Bytes::from_static(b"the body is too long or broke off\n")));
-            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-            response
-        }
+    let received = tokio::time::timeout(limits.receive, Limited::new(body, limits.body).collect()).await;
+    Ok(match received {
+        Ok(Ok(body)) => handler(Request::from_parts(head, body.to_bytes())).await,
+        Ok(Err(_)) => refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or broke off\n"),
+        Err(_) => refusal(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
     })
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response
 }

@@ -82,7 +82,7 @@ pub struct VaultTokenRequestStatus {
 
     /// How many times the operator set out to make a token for this request.
     #[serde(skip_serializing_if = "is_zero")]
-    #[schemars(with = "i32")]
+    #[schemars(with = "i32", range(min = 0))]
     pub attempts: u32,
 
     /// The pod's service account, as verified.

@@ -95,6 +95,7 @@ impl Draft {
     /// The pod may not have what it asks for.
     pub fn denied(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.set(ConditionType::Authorized, false, why);
+        self.set(ConditionType::Issued, false, why);
         self.close(Phase::Denied, why.reason)
     }
 

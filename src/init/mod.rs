@@ -24,8 +24,10 @@ use tokio::net::TcpListener;
 /// Waits between looks at one's own request.
 const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_secs(2) };
 
-/// What a peer gets of the listener. An exchange includes three calls to Vault and the API server.
-const LIMITS: Limits = Limits { connections: 8, exchange: Duration::from_secs(30), body: MAX_MESSAGE };
+/// What a peer gets of the listener. Places enough that whoever means ill must work for it to keep the operator out; the
+/// exchange includes three calls, to Vault and to the API server.
+const LIMITS: Limits =
+    Limits { connections: 64, receive: Duration::from_secs(2), exchange: Duration::from_secs(30), body: MAX_MESSAGE };
 
 /// Gets the pod's token, or says why there is none.
 ///

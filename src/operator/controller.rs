@@ -9,12 +9,12 @@ use crate::cluster;
 use crate::domain::backoff::Backoff;
 use crate::domain::token::Hand;
 use futures::{StreamExt, TryStreamExt};
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Waits between looks at a request that cannot go on.
@@ -26,25 +26,44 @@ const CONCURRENCY: u16 = 64;
 /// What is remembered of a request from one look to the next.
 #[derive(Default)]
 struct Work {
+    /// The request's UID: what is remembered of one is nothing to another of the same name.
+    uid: Option<String>,
     hand: Hand,
     failures: u32,
 }
 
+/// A request's namespace and name.
+type Key = (Option<String>, String);
+
 struct Context {
     executor: Executor,
     live: LivePods,
-    /// By the request's UID; only what waits for another look has an entry.
-    work: Mutex<HashMap<String, Work>>,
+    /// Only what waits for another look has an entry.
+    work: Mutex<HashMap<Key, Work>>,
 }
 
 impl Context {
-    fn take(&self, uid: &str) -> Work {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    fn take(&self, request: &VaultTokenRequest) -> Work {
+        let found = self.work().remove(&key(request)).filter(|work| work.uid == request.uid());
+        found.unwrap_or_else(|| Work { uid: request.uid(), ..Work::default() })
     }
 
-    fn keep(&self, uid: String, work: Work) {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, work);
+    fn keep(&self, request: &VaultTokenRequest, work: Work) {
+        self.work().insert(key(request), work);
     }
+
+    fn forget(&self, key: &Key) {
+        self.work().remove(key);
+    }
+
+    fn work(&self) -> MutexGuard<'_, HashMap<Key, Work>> {
+        // The map stays whole whatever a panicking holder of the lock was about.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(request: &VaultTokenRequest) -> Key {
+    (request.namespace(), request.name_any())
 }
 
 /// Serves requests until `stop` resolves and the looks under way have ended.
@@ -72,46 +91,42 @@ pub async fn run(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(client, requests, live))
         .graceful_shutdown_on(stop)
-        .run(reconcile, retry, context)
-        .for_each(|result| async move {
+        .run(reconcile, retry, context.clone())
+        .for_each(|result| {
             match result {
-                Ok(_) | Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
-                Err(kube::runtime::controller::Error::ReconcilerFailed(error, request)) => {
+                Ok(_) => {}
+                Err(controller::Error::ObjectNotFound(gone)) => context.forget(&(gone.namespace, gone.name)),
+                Err(controller::Error::ReconcilerFailed(error, request)) => {
                     tracing::warn!(%error, %request, "a look at a request failed; it is repeated");
                 }
                 Err(error) => tracing::warn!(%error, "the watch of requests broke; it is taken up again"),
             }
+            std::future::ready(())
         })
         .await;
 }
 
 async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Result<Action, cluster::Error> {
-    let uid = request.uid().unwrap_or_default();
-    let mut work = context.take(&uid);
+    let mut work = context.take(&request);
     let lives = context.live.contains(&request.spec.pod_uid);
     match context.executor.advance(&request, &mut work.hand, lives).await {
         Ok(Next::Rest) => Ok(Action::await_change()),
         Ok(Next::Retry { moved }) => {
             work.failures = if moved { 1 } else { work.failures + 1 };
             let wait = RETRY.after(work.failures, rand::random());
-            context.keep(uid, work);
+            context.keep(&request, work);
             Ok(Action::requeue(wait))
         }
         Err(error) => {
-            work.failures += 1;
-            context.keep(uid, work);
+            // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
+            work.failures = if error.status() == Some(409) { 1 } else { work.failures + 1 };
+            context.keep(&request, work);
             Err(error)
         }
     }
 }
 
-fn retry(request: Arc<VaultTokenRequest>, error: &cluster::Error, context: Arc<Context>) -> Action {
-    // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
-    let failures = if error.status() == Some(409) {
-        1
-    } else {
-        let work = context.work.lock().unwrap_or_else(PoisonError::into_inner);
-        work.get(&request.uid().unwrap_or_default()).map_or(1, |work| work.failures)
-    };
+fn retry(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context>) -> Action {
+    let failures = context.work().get(&key(&request)).map_or(1, |work| work.failures);
     Action::requeue(RETRY.after(failures, rand::random()))
 }

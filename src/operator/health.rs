@@ -54,7 +54,8 @@ pub async fn serve(address: SocketAddr, health: Health) -> Result<(), String> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} (--health-address): {error}"))?;
-    let limits = Limits { connections: 16, exchange: Duration::from_secs(5), body: 1024 };
+    let second = Duration::from_secs(1);
+    let limits = Limits { connections: 16, receive: second, exchange: 5 * second, body: 1024 };
     serve_http(listener, limits, move |request| {
         let (status, text) = health.answer(request.uri().path());
         let mut response = Response::new(Full::new(Bytes::from(text)));

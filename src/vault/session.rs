@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// Waits between logins that failed.
 const LOGIN_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) };
 
+/// A login that lasted this long was a good one.
+const LASTING: Duration = Duration::from_secs(10);
+
 /// How often a doubt about the token is looked into.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -61,22 +64,24 @@ async fn keep(
     while !sender.is_closed() {
         match login.log_in(&connection).await {
             Ok(lease) => {
-                failures = 0;
                 tracing::info!(login = login.describe(), ttl_seconds = lease.ttl.as_secs(), "logged in to Vault");
                 offer(&sender, Ok(lease.token.clone()));
+                let since = Instant::now();
                 let why = hold(&connection, &login, lease, &sender, &doubt).await;
-                tracing::warn!(%why, "logging in to Vault again");
+                // Logins that do not last are no better than logins that fail: each leaves a token in Vault.
+                failures = if since.elapsed() < LASTING { failures + 1 } else { 1 };
+                tracing::warn!(%why, failures, "logging in to Vault again");
             }
             Err(error) => {
                 failures += 1;
                 let message = format!("{} failed: {error}", login.describe());
                 tracing::error!(error = %message, failures, "cannot log in to Vault");
                 offer(&sender, Err(message));
-                tokio::select! {
-                    () = tokio::time::sleep(LOGIN_BACKOFF.after(failures, rand::random())) => {}
-                    () = sender.closed() => return,
-                }
             }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOGIN_BACKOFF.after(failures, rand::random())) => {}
+            () = sender.closed() => return,
         }
     }
 }

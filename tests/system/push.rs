@@ -102,9 +102,9 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
 async fn slow_and_idle_peers_do_not_keep_the_operator_out() {
     let (cluster, _guard) = shared().await;
     let (pod, init) = waiting(cluster, "slow-push").await;
-    // Fewer than the connections that are taken at a time.
+    // More than the connections that are taken at a time: each gives its place up after two seconds.
     let mut idle: Vec<TcpStream> =
-        (0..6).map(|_| TcpStream::connect(SocketAddr::new(pod.address, INIT_PORT)).expect("connected")).collect();
+        (0..80).map(|_| TcpStream::connect(SocketAddr::new(pod.address, INIT_PORT)).expect("connected")).collect();
     for stream in &mut idle {
         stream.write_all(b"POST ").expect("written");
     }
