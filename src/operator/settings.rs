@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long, env = "VTO_CLUSTER", value_name = "NAME")]
     cluster: String,
 
-    /// Vault token role that tokens are made through [default: vault-token-operator-<CLUSTER>]
+    /// Vault token role that tokens are made through [default: vault-token-operator- and the cluster's name]
     #[arg(long, env = "VTO_TOKEN_ROLE", value_name = "NAME")]
     token_role: Option<String>,
 

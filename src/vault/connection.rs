@@ -23,7 +23,7 @@ const MAX_ANSWER: usize = 1024 * 1024;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Vault")]
 pub struct Server {
-    /// Address of Vault, as in https://vault.example.com:8200
+    /// Address of Vault: https:// (or http://), host and port
     #[arg(long = "vault-addr", env = "VAULT_ADDR", value_name = "URL")]
     pub address: Url,
 
