@@ -1,5 +1,7 @@
 //! The connection to the Kubernetes API server, and what can go wrong with it.
 
+use crate::text::one_line;
+use kube::runtime::watcher;
 use kube::{Client, Config};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub async fn connect() -> Result<Client, String> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server answered with an error, or could not be reached.
-    #[error("the Kubernetes API server: {0}")]
+    #[error("the Kubernetes API server: {}", words(.0))]
     Api(#[from] kube::Error),
     /// No answer came in time.
     #[error("the Kubernetes API server did not answer within {} s", CALL_TIMEOUT.as_secs())]
@@ -47,4 +49,34 @@ impl Error {
 /// A call with its time limit.
 pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(|_| Error::Timeout)?.map_err(Error::from)
+}
+
+/// An error in words: the server's own message, or the cause at the bottom of a connection that failed. kube's own text
+/// has the whole answer in Rust's notation.
+pub fn words(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return match status.code {
+            404 if status.message.contains("page not found") => {
+                "404: it knows no VaultTokenRequest; apply crds/ first".to_owned()
+            }
+            403 => format!("403: {}; compare its rights with config/rbac.yaml", one_line(&status.message)),
+            code => format!("{code}: {}", one_line(&status.message)),
+        };
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    one_line(&cause.to_string())
+}
+
+/// As [`words`], for a watch.
+pub fn watch_words(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => words(error),
+        watcher::Error::WatchError(status) => format!("{}: {}", status.code, one_line(&status.message)),
+        other => one_line(&other.to_string()),
+    }
 }

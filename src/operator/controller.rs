@@ -99,7 +99,11 @@ pub async fn run(
                 Err(controller::Error::ReconcilerFailed(error, request)) => {
                     tracing::warn!(%error, %request, "a look at a request failed; it is repeated");
                 }
-                Err(error) => tracing::warn!(%error, "the watch of requests broke; it is taken up again"),
+                Err(controller::Error::QueueError(error)) => {
+                    let error = cluster::watch_words(&error);
+                    tracing::warn!(error, "the watch of requests broke; it is taken up again");
+                }
+                Err(error) => tracing::error!(%error, "the queue of requests failed"),
             }
             std::future::ready(())
         })

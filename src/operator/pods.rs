@@ -2,6 +2,7 @@
 
 use super::patience::Patience;
 use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use crate::cluster;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
@@ -43,7 +44,12 @@ pub fn triggers(
     watcher(pods, Config::default().fields(UNFINISHED))
         .backoff(Patience::default())
         .filter_map(|event| async move {
-            event.inspect_err(|error| tracing::warn!(%error, "the watch of pods broke; it is taken up again")).ok()
+            event
+                .inspect_err(|error| {
+                    let error = cluster::watch_words(error);
+                    tracing::warn!(error, "the watch of pods broke; it is taken up again");
+                })
+                .ok()
         })
         .flat_map(move |event| futures::stream::iter(concerned(event, &requests, &live, &mut listed)))
 }
