@@ -1,6 +1,7 @@
 //! Kubernetes Events, on the request and on its pod: told from the side, so that no request ever waits for them.
 
 use crate::api::VaultTokenRequest;
+use crate::cluster::bounded;
 use crate::domain::announcement::Announcement;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -27,7 +28,7 @@ impl Herald {
             while let Some((request, pod, announcement)) = queue.recv().await {
                 for (about, related) in [(&request, &pod), (&pod, &request)] {
                     let event = event(&announcement, related);
-                    if let Err(error) = recorder.publish(&event, about).await {
+                    if let Err(error) = bounded(recorder.publish(&event, about)).await {
                         tracing::warn!(%error, reason = announcement.reason, "cannot publish an Event");
                     }
                 }
