@@ -58,10 +58,8 @@ pub enum Step {
 }
 
 /// Whether the next step of the request depends on its pod.
-pub fn wants_pod(request: &VaultTokenRequest, hand: &Hand) -> bool {
-    let deleted = request.metadata.deletion_timestamp.is_some();
-    let minting = request.phase() == Phase::Minting && matches!(hand, Hand::Intent(_));
-    !(request.phase().is_final() || deleted || minting)
+pub fn wants_pod(request: &VaultTokenRequest) -> bool {
+    !(request.phase().is_final() || request.metadata.deletion_timestamp.is_some())
 }
 
 /// Decides the next step.
@@ -76,10 +74,6 @@ pub fn decide(observed: &Observed<'_>) -> Step {
                 Step::Settle
             }
         }
-        Phase::Minting => match observed.hand {
-            Hand::Intent(intent) if intent.attempt == status.attempts => Step::Mint(intent.clone()),
-            _ => begin(observed, &status),
-        },
         Phase::Issued | Phase::Delivered | Phase::Revoking => match status.token_accessor.clone() {
             Some(accessor) => with_token(observed, &status, accessor),
             // No operator writes this; somebody who may write the status did.
@@ -99,17 +93,26 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
         (Verdict::Denied(why), _) if status.attempts == 0 => Step::Deny(why),
         (Verdict::Denied(why) | Verdict::Ended(why), _) => Step::Fail(why),
         (Verdict::NotYet(why), _) => Step::Wait(why),
-        (Verdict::Granted(_), _) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(status)),
-        (Verdict::Granted(grant), Observation::Present(facts)) => intend(observed, status, grant, facts),
+        (Verdict::Granted(grant), Observation::Present(facts)) => attempt(observed, status, grant, facts),
         (Verdict::Granted(_), Observation::Absent) => Step::Settle,
     }
 }
 
-fn intend(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Grant, facts: &PodFacts) -> Step {
-    match observed.vault_away {
-        // An attempt is not spent on a Vault that is known to be away.
-        Some(why) => Step::Wait(Why::new(Reason::VaultUnavailable, one_line(why))),
-        None => Step::Intend(Intent { attempt: status.attempts + 1, grant, pod: facts.clone() }),
+/// A verified pod: goes on with the attempt in hand, or begins another one. An attempt may have waited for Vault since
+/// it was written down: it is only minted for what the pod may have now.
+fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Grant, facts: &PodFacts) -> Step {
+    let in_hand = match observed.hand {
+        Hand::Intent(intent) if observed.request.phase() == Phase::Minting => Some(intent),
+        _ => None,
+    };
+    match (in_hand, observed.vault_away) {
+        // No attempt is spent on a Vault that is known to be away.
+        (_, Some(why)) => Step::Wait(Why::new(Reason::VaultUnavailable, one_line(why))),
+        (Some(intent), None) if intent.attempt == status.attempts && intent.grant == grant => {
+            Step::Mint(Intent { attempt: intent.attempt, grant, pod: facts.clone() })
+        }
+        (_, None) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(status)),
+        (_, None) => Step::Intend(Intent { attempt: status.attempts + 1, grant, pod: facts.clone() }),
     }
 }
 

@@ -77,12 +77,32 @@ fn rule_1_nothing_is_minted_before_the_attempt_is_written_down() {
 #[test]
 fn rule_2_the_attempt_in_hand_is_minted_once_and_a_lost_one_is_followed_by_another() {
     let minting = in_phase(Phase::Minting, 1);
-    assert_eq!(decided(&minting, None, &Hand::Intent(intent(1)), None), Step::Mint(intent(1)));
     let alive = living(json!({}));
+    assert_eq!(decided(&minting, Some(&alive), &Hand::Intent(intent(1)), None), Step::Mint(intent(1)));
     assert_eq!(decided(&minting, Some(&alive), &Hand::Empty, None), Step::Intend(intent(2)));
     // Another replica has written down the second attempt: the first one in hand is void.
     let second = in_phase(Phase::Minting, 2);
     assert_eq!(decided(&second, Some(&alive), &Hand::Intent(intent(1)), None), Step::Intend(intent(3)));
+}
+
+#[test]
+fn an_attempt_that_waited_for_vault_is_minted_only_for_what_the_pod_may_have_now() {
+    let minting = in_phase(Phase::Minting, 1);
+    let hand = Hand::Intent(intent(1));
+    let step = |pod: &Observation| decided(&minting, Some(pod), &hand, None);
+    let gone = step(&Observation::Absent);
+    assert!(matches!(gone, Step::Fail(why) if why.reason == Reason::PodNotFound));
+    let ended = json!({"status": {"phase": "Running"}});
+    assert!(matches!(step(&living(ended)), Step::Fail(why) if why.reason == Reason::InitContainerEnded));
+    let root = json!({"metadata": {"annotations": {"vaultproject.io/policies": "root"}}});
+    assert!(matches!(step(&living(root)), Step::Fail(why) if why.reason == Reason::PoliciesInvalid));
+    let other = json!({"metadata": {"annotations": {"vaultproject.io/policies": "shop-db"}}});
+    let step_for_other = step(&living(other));
+    assert!(matches!(&step_for_other, Step::Intend(intent) if intent.attempt == 2), "{step_for_other:?}");
+    let moved = step(&living(json!({"status": {"podIP": "10.1.0.8", "podIPs": null}})));
+    assert!(matches!(&moved, Step::Mint(intent) if intent.pod.addresses.len() == 1), "{moved:?}");
+    let deletion = decided(&deleted(in_phase(Phase::Minting, 1)), None, &hand, None);
+    assert!(matches!(deletion, Step::Fail(why) if why.reason == Reason::RequestDeleted));
 }
 
 #[test]
@@ -145,8 +165,10 @@ fn rule_7_only_a_fresh_look_a_deletion_or_an_end_revokes() {
 #[test]
 fn i8_the_finalizer_goes_in_a_final_phase_only() {
     for phase in [Phase::Minting, Phase::Issued, Phase::Delivered, Phase::Revoking] {
-        let step = decided(&deleted(in_phase(phase, 1)), None, &Hand::Empty, None);
-        assert!(!matches!(step, Step::Release | Step::Settle), "{phase}: {step:?}");
+        for hand in [Hand::Empty, Hand::Intent(intent(1)), wrapped(1, NOW + 60)] {
+            let step = decided(&deleted(in_phase(phase, 1)), None, &hand, None);
+            assert!(matches!(step, Step::Fail(_) | Step::RevokeFinally(..)), "{phase}: {step:?}");
+        }
     }
     let mut revoked = in_phase(Phase::Revoked, 1);
     assert_eq!(decided(&revoked, None, &Hand::Empty, None), Step::Release);
@@ -164,10 +186,10 @@ fn i4_a_bad_annotation_is_denied_at_first_and_ends_what_had_begun() {
 
 #[test]
 fn the_pod_is_looked_at_whenever_it_matters() {
-    assert!(wants_pod(&request(), &Hand::Empty));
-    assert!(wants_pod(&in_phase(Phase::Issued, 1), &wrapped(1, NOW)));
-    assert!(wants_pod(&in_phase(Phase::Delivered, 1), &Hand::Empty));
-    assert!(!wants_pod(&in_phase(Phase::Minting, 1), &Hand::Intent(intent(1))), "it was, just before");
-    assert!(!wants_pod(&in_phase(Phase::Revoked, 1), &Hand::Empty));
-    assert!(!wants_pod(&deleted(request()), &Hand::Empty));
+    for phase in [Phase::Minting, Phase::Issued, Phase::Delivered, Phase::Revoking] {
+        assert!(wants_pod(&in_phase(phase, 1)), "{phase}");
+    }
+    assert!(wants_pod(&request()));
+    assert!(!wants_pod(&in_phase(Phase::Revoked, 1)));
+    assert!(!wants_pod(&deleted(request())));
 }

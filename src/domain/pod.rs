@@ -1,7 +1,7 @@
 //! What a decision needs of a pod, read from the API server's object once and carried as plain data.
 
 use crate::api::{POLICIES_ANNOTATION, TTL_ANNOTATION};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use std::net::IpAddr;
 
 /// A pod as a fresh read shows it.
@@ -43,7 +43,8 @@ pub struct PodFacts {
 /// The state of the init container that made the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitState {
-    /// The pod's spec has no such init container.
+    /// The pod's spec has no such init container, or it is a native sidecar, which runs for the pod's whole life and so
+    /// says nothing about whether the pod initializes.
     Unknown,
     /// It is not reported as running yet, or is about to run again.
     Waiting,
@@ -85,8 +86,12 @@ impl PodFacts {
 
 fn init_state(pod: &Pod, name: &str) -> InitState {
     let declared = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
-    if !declared.is_some_and(|containers| containers.iter().any(|container| container.name == name)) {
+    let asks = |container: &&Container| container.name == name && container.restart_policy.as_deref() != Some("Always");
+    if declared.is_none_or(|containers| !containers.iter().any(|container| asks(&container))) {
         return InitState::Unknown;
+    }
+    if initialized(pod) {
+        return InitState::Ended;
     }
     let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
     let status = statuses.and_then(|all| all.iter().find(|status| status.name == name));
@@ -95,6 +100,14 @@ fn init_state(pod: &Pod, name: &str) -> InitState {
         Some(state) if state.terminated.as_ref().is_some_and(|end| end.exit_code == 0) => InitState::Ended,
         _ => InitState::Waiting,
     }
+}
+
+/// Whether the pod is past its initialization, whatever its containers' states say.
+fn initialized(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Initialized");
+    condition.is_some_and(|condition| condition.status == "True")
+        || status.phase.as_deref().is_some_and(|phase| phase != "Pending")
 }
 
 #[cfg(test)]
@@ -138,5 +151,10 @@ pub(crate) mod tests {
         assert_eq!(read(state(json!({"terminated": {"exitCode": 1}}))), InitState::Waiting);
         assert_eq!(read(state(json!({"terminated": {"exitCode": 0}}))), InitState::Ended);
         assert_eq!(read(json!({"status": {"initContainerStatuses": null}})), InitState::Waiting);
+        let sidecar = json!({"spec": {"initContainers": [{"name": "vault-init", "restartPolicy": "Always"}]}});
+        assert_eq!(read(sidecar), InitState::Unknown, "a native sidecar runs long after the pod has initialized");
+        let done = json!({"status": {"conditions": [{"type": "Initialized", "status": "True"}]}});
+        assert_eq!(read(done), InitState::Ended, "a running container does not make an initialized pod initialize");
+        assert_eq!(read(json!({"status": {"phase": "Running"}})), InitState::Ended);
     }
 }

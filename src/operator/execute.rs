@@ -82,7 +82,7 @@ impl Executor {
         let mut moved = false;
         loop {
             let trusted = pod_lives && request.phase() == Phase::Delivered;
-            let pod = if wants_pod(&request, hand) && !trusted { Some(self.observe(&request).await?) } else { None };
+            let pod = if wants_pod(&request) && !trusted { Some(self.observe(&request).await?) } else { None };
             let away = self.tokens.away();
             let step = decide(&Observed {
                 request: &request,

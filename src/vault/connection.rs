@@ -52,11 +52,15 @@ impl Connection {
     /// A sentence that names the setting that is wrong.
     pub fn new(server: &Server) -> Result<Self, String> {
         let address = &server.address;
+        // First, since the other messages show the address.
+        if !address.username().is_empty() || address.password().is_some() {
+            return Err("the Vault address must have no user name and no password in it".to_owned());
+        }
         if !matches!(address.scheme(), "https" | "http") || address.host().is_none() {
             return Err(format!("the Vault address {address} must begin with https:// (or http://) and name a host"));
         }
-        if address.query().is_some() || address.fragment().is_some() || !address.username().is_empty() {
-            return Err("the Vault address must have no user name, query or fragment".to_owned());
+        if address.query().is_some() || address.fragment().is_some() {
+            return Err("the Vault address must have no query and no fragment".to_owned());
         }
         let namespace = match server.namespace.as_deref().map(str::trim).filter(|name| !name.is_empty()) {
             Some(name) => Some(HeaderValue::from_str(name).map_err(|_| {
@@ -84,7 +88,9 @@ impl Connection {
             }
             builder = builder.tls_certs_only(certificates);
         }
-        let http = builder.build().map_err(|error| format!("cannot set up TLS to Vault: {}", causes(&error)))?;
+        let http = builder.build().map_err(|error| {
+            format!("cannot set up TLS to Vault: {}; name the CA of its certificate in VAULT_CACERT", causes(&error))
+        })?;
         Ok(Self { http, address: address.clone(), namespace })
     }
 

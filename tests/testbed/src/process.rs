@@ -56,6 +56,13 @@ pub fn clean_command(program: &Path, home: &Path) -> Result<Command, Error> {
     Ok(command)
 }
 
+/// As [`clean_command`], for a binary of the product: with no certificate authorities of a system's, as in its image.
+pub fn image_command(program: &Path, home: &Path) -> Result<Command, Error> {
+    let mut command = clean_command(program, home)?;
+    command.env("SSL_CERT_FILE", home.join("no-such-file")).env("SSL_CERT_DIR", home.join("no-such-folder"));
+    Ok(command)
+}
+
 impl Process {
     /// Starts a command made by [`guard::command`], with its output appended to `log`.
     pub fn spawn(name: &str, command: Command, log: &Path) -> Result<Self, Error> {

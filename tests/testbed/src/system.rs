@@ -114,7 +114,7 @@ impl System {
         loop {
             let [port] = port::free()?;
             let health = format!("127.0.0.1:{port}");
-            let mut command = process::clean_command(&self.binary, &self.folder)?;
+            let mut command = process::image_command(&self.binary, &self.folder)?;
             command
                 .arg("run")
                 .env("KUBECONFIG", &self.kubeconfig)

@@ -218,7 +218,7 @@ impl Kubelet {
         let termination_log = self.folder.join(format!("{}.termination-log", pod.uid));
         // As the kubelet makes it before each start of the container.
         std::fs::write(&termination_log, "").map_err(Error::path("could not write", &termination_log))?;
-        let mut command = process::clean_command(&self.binary, &self.folder)?;
+        let mut command = process::image_command(&self.binary, &self.folder)?;
         command
             .arg("init")
             .env("KUBECONFIG", &kubeconfig)
