@@ -6,7 +6,9 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{Directive, EnvFilter};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use vault_token_operator::{api, init, operator};
 
 /// Gives every Kubernetes pod its own Vault token, and takes it back when the pod goes.
@@ -53,22 +55,18 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<(), String> {
-    if let Command::Crds = cli.command {
-        return print_crds();
-    }
-    log(cli.log_format, &cli.log).unwrap_or_else(usage);
-    // Whoever else has installed one has installed the same: there is no other in this program.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
         Command::Run(arguments) => {
-            let settings = arguments.check().unwrap_or_else(usage);
+            begin(cli.log_format, &cli.log).unwrap_or_else(|message| usage("run", message));
+            let settings = arguments.check().unwrap_or_else(|message| usage("run", message));
             runtime(tokio::runtime::Builder::new_multi_thread())?.block_on(async {
                 let stop = stop_signal()?;
                 operator::run(settings, stop).await
             })
         }
         Command::Init(arguments) => {
-            let settings = arguments.check().unwrap_or_else(usage);
+            begin(cli.log_format, &cli.log).unwrap_or_else(|message| usage("init", message));
+            let settings = arguments.check().unwrap_or_else(|message| usage("init", message));
             runtime(tokio::runtime::Builder::new_current_thread())?.block_on(async {
                 let stop = stop_signal()?;
                 tokio::select! {
@@ -77,13 +75,24 @@ fn start(cli: Cli) -> Result<(), String> {
                 }
             })
         }
-        Command::Crds => Ok(()),
+        Command::Crds => print_crds(),
     }
 }
 
-/// Ends with a message about a wrong argument, in the form and with the exit status that clap has for it.
-fn usage<T>(message: String) -> T {
-    Cli::command().error(ErrorKind::ValueValidation, message).exit()
+/// What comes first: log lines, and the way that TLS is done.
+fn begin(format: LogFormat, filter: &str) -> Result<(), String> {
+    log(format, filter)?;
+    // Whoever else has installed one has installed the same: there is no other in this program.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Ok(())
+}
+
+/// Ends with a message about a wrong argument of a subcommand, in the form and with the exit status that clap has for it.
+fn usage<T>(subcommand: &str, message: String) -> T {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = cli.find_subcommand_mut(subcommand).map(std::mem::take);
+    command.unwrap_or(cli).error(ErrorKind::ValueValidation, message).exit()
 }
 
 fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, String> {
@@ -103,21 +112,21 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + Sync, String> {
     })
 }
 
-/// Logs to standard error. The libraries whose log lines can hold secrets stay silent whatever the filter says.
+/// Libraries whose log lines can hold secrets: they stay silent whatever the filter says (I9).
+const SILENT: [&str; 2] = ["vaultrs", "rustify"];
+
+/// Logs to standard error.
 fn log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let mut filter =
+    let filter =
         EnvFilter::builder().parse(filter).map_err(|error| format!("--log {filter:?} is no filter: {error}"))?;
-    for silent in ["vaultrs=off", "rustify=off"] {
-        let directive: Directive = silent.parse().map_err(|error| format!("the log filter is broken: {error}"))?;
-        filter = filter.add_directive(directive);
-    }
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+    // Apart from the filter, in which a more exact directive beats any other.
+    let audible = filter_fn(|metadata| !SILENT.contains(&metadata.target().split("::").next().unwrap_or_default()));
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter).with(audible);
     match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     Ok(())
 }

@@ -128,6 +128,38 @@ pub struct VaultTokenRequestStatus {
     /// When Vault confirmed that the token is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<Time>,
+
+    /// The last attempts that ended without a token in the init container's hands, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Attempt>,
+}
+
+/// An attempt that came to nothing.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// Its number.
+    #[schemars(with = "i32", range(min = 1))]
+    pub number: u32,
+
+    /// What became of it.
+    pub outcome: AttemptOutcome,
+
+    /// Accessor of its token, if one was recorded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token_accessor: Option<String>,
+
+    /// When it was known to be over.
+    pub time: Time,
+}
+
+/// What became of an attempt that came to nothing.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum AttemptOutcome {
+    /// Its token was recorded and did not reach the init container; Vault confirmed that it is dead.
+    Undelivered,
+    /// Nothing was recorded: Vault or the operator was gone in the midst of it.
+    Unrecorded,
 }
 
 /// Where a request is in its life.

@@ -25,11 +25,14 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
     let (warning, action, note) = match phase {
         Phase::Issued if entered => (false, "Issue", issued(after)),
         Phase::Delivered if entered => (false, "Deliver", text(ConditionType::Delivered)),
-        Phase::Revoked if entered => (false, "Revoke", text(ConditionType::Revoked)),
+        // The pod may still run, with a token that is dead.
+        Phase::Revoked if entered => {
+            (reason == Reason::RequestDeleted.as_str(), "Revoke", text(ConditionType::Revoked))
+        }
         Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
         Phase::Failed if entered => (true, "Issue", text(ConditionType::Issued)),
         Phase::Revoking if entered => (true, "Deliver", text(ConditionType::Delivered)),
-        _ if entered || before.reason == after.reason => return None,
+        _ if before.reason == after.reason => return None,
         _ => {
             let kind = held_up(&reason)?;
             (true, kind, current(after).to_owned())
@@ -68,7 +71,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_told_once_and_a_pod_that_starts_not_at_all() {
-        let none = VaultTokenRequestStatus { phase: Some(Phase::Pending), ..Default::default() };
+        let none = VaultTokenRequestStatus::default();
         let starting = wait(&none, Reason::InitContainerNotRunning);
         assert_eq!(announcement(&none, &starting), None);
         let away = wait(&starting, Reason::VaultUnavailable);
@@ -76,6 +79,7 @@ mod tests {
         assert!(told.warning);
         assert_eq!((told.reason.as_str(), told.note.as_str()), ("VaultUnavailable", "a sentence"));
         assert_eq!(announcement(&away, &wait(&away, Reason::VaultUnavailable)), None);
+        assert!(announcement(&none, &wait(&none, Reason::VaultUnavailable)).is_some(), "the first word of a request");
     }
 
     #[test]

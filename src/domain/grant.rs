@@ -141,7 +141,8 @@ fn grant(facts: &PodFacts, limits: &Limits) -> Result<Grant, Why> {
         return Err(Why::new(
             Reason::PoliciesMissing,
             format!(
-                "the pod has no annotation {POLICIES_ANNOTATION}; set it to the policies that its token shall have"
+                "the pod has no annotation {POLICIES_ANNOTATION}; set it to the policies that its token shall have, \
+                 as in \"shop-read,shop-db\""
             ),
         ));
     };

@@ -1,6 +1,7 @@
 //! The heart: from what was observed of one request to the one next step. Rules by number are those of
 //! ARCHITECTURE.md ("The rules").
 
+use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{Observation, PodFacts};
 use super::token::{Hand, Intent, Wrapped};
@@ -8,9 +9,13 @@ use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::text::one_line;
 use jiff::Timestamp;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// How many times the operator sets out to make a token for one request.
 pub const MAX_ATTEMPTS: u32 = 5;
+
+/// How long after an attempt that came to nothing the next one may begin: whatever is wrong has some time to mend.
+const SPACING: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
 /// Everything that the next step of one request depends on.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub enum Step {
     Settle,
     /// Nothing yet: say why, and look again.
     Wait(Why),
+    /// Nothing before this time: the status says why already.
+    Later(Timestamp),
     /// Refuse the request, finally.
     Deny(Why),
     /// End the request without a token.
@@ -47,6 +54,8 @@ pub enum Step {
     Mint(Intent),
     /// Hand the wrapping token over to one of these addresses (rule 4), and say so (rule 5).
     Push(Vec<IpAddr>),
+    /// Revoke the token in hand: it has no record, and gets none (rule 3).
+    RevokeUnrecorded,
     /// Write down that the attempt is given up (rule 6).
     Abandon(Why),
     /// Revoke the token of an attempt that was given up, then start over (rule 6).
@@ -66,6 +75,11 @@ pub fn wants_pod(request: &VaultTokenRequest) -> bool {
 pub fn decide(observed: &Observed<'_>) -> Step {
     let request = observed.request;
     let status = request.status.clone().unwrap_or_default();
+    if let Hand::Unconfirmed(wrapped) = observed.hand
+        && !(request.phase() == Phase::Issued && belongs(wrapped, &status))
+    {
+        return Step::RevokeUnrecorded;
+    }
     match request.phase() {
         phase if phase.is_final() => {
             if request.has_finalizer() {
@@ -112,8 +126,17 @@ fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Gra
             Step::Mint(Intent { attempt: intent.attempt, grant, pod: facts.clone() })
         }
         (_, None) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(status)),
-        (_, None) => Step::Intend(Intent { attempt: status.attempts + 1, grant, pod: facts.clone() }),
+        (_, None) => match spaced(status) {
+            Some(time) if time > observed.now => Step::Later(time),
+            _ => Step::Intend(Intent { attempt: status.attempts + 1, grant, pod: facts.clone() }),
+        },
     }
+}
+
+/// When the next attempt may begin, if the last one is known to have come to nothing.
+fn spaced(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
+    let last = status.history.last().filter(|last| last.number == status.attempts)?;
+    last.time.0.checked_add(SPACING.after(status.attempts, 1.0)).ok()
 }
 
 /// A request whose status records a token.
@@ -125,7 +148,9 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
         Phase::Delivered => Step::Settle,
         Phase::Revoking => Step::RevokeAbandoned(accessor),
         _ => match (observed.hand, observed.pod) {
-            (Hand::Wrapped(wrapped), Some(Observation::Present(facts))) if belongs(wrapped, status) => {
+            (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(Observation::Present(facts)))
+                if belongs(wrapped, status) =>
+            {
                 push(observed, wrapped, facts)
             }
             _ => Step::Abandon(Why::new(
@@ -163,7 +188,10 @@ fn push(observed: &Observed<'_>, wrapped: &Wrapped, facts: &PodFacts) -> Step {
 fn end(observed: &Observed<'_>) -> Option<Why> {
     let spec = &observed.request.spec;
     if observed.request.metadata.deletion_timestamp.is_some() {
-        return Some(Why::new(Reason::RequestDeleted, "the request was deleted"));
+        return Some(Why::new(
+            Reason::RequestDeleted,
+            "the request was deleted; if its pod still runs, restart it to get another token",
+        ));
     }
     match observed.pod? {
         Observation::Absent => Some(Why::new(Reason::PodDeleted, format!("the pod {} is gone", spec.pod_name))),

@@ -1,6 +1,7 @@
 //! The machine, phase by phase. Its states and steps are the table in ARCHITECTURE.md.
 
 use super::*;
+use crate::api::AttemptOutcome;
 use crate::domain::grant::tests::{limits, request};
 use crate::domain::pod::tests::pod;
 use crate::domain::status::Draft;
@@ -63,7 +64,7 @@ fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
 }
 
 fn wrapped(attempt: u32, expires: i64) -> Hand {
-    Hand::Wrapped(Wrapped { attempt, minted: minted(expires) })
+    Hand::Wrapped(Wrapped { attempt, period: Duration::from_secs(60), minted: minted(expires) })
 }
 
 #[test]
@@ -192,4 +193,62 @@ fn the_pod_is_looked_at_whenever_it_matters() {
     assert!(wants_pod(&request()));
     assert!(!wants_pod(&in_phase(Phase::Revoked, 1)));
     assert!(!wants_pod(&deleted(request())));
+}
+
+#[test]
+fn rule_2_attempts_that_came_to_nothing_are_spaced() {
+    let alive = living(json!({}));
+    let unclear = |attempt, time| {
+        let mut request = in_phase(Phase::Minting, attempt);
+        let why = Why::new(Reason::VaultUnavailable, "Vault did not answer");
+        let status = Draft::new(request.status.as_ref(), Some(1), at(time)).unclear(&why);
+        assert_eq!(
+            status.history.last().map(|last| (last.number, last.outcome)),
+            Some((attempt, AttemptOutcome::Unrecorded))
+        );
+        request.status = Some(status);
+        assert_eq!(request.phase(), Phase::Pending);
+        request
+    };
+    for (attempt, spacing) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
+        let step = decided(&unclear(attempt, NOW), Some(&alive), &Hand::Empty, None);
+        assert_eq!(step, Step::Later(at(NOW + spacing)));
+        let step = decided(&unclear(attempt, NOW - spacing), Some(&alive), &Hand::Empty, None);
+        assert_eq!(step, Step::Intend(intent(attempt + 1)));
+    }
+    // An end does not wait for the next attempt's time, and neither does the word that Vault is away.
+    let step = decided(&deleted(unclear(1, NOW)), None, &Hand::Empty, None);
+    assert!(matches!(step, Step::Fail(_)), "{step:?}");
+    let step = decided(&unclear(1, NOW), Some(&alive), &Hand::Empty, Some("sealed"));
+    assert!(matches!(step, Step::Wait(_)), "{step:?}");
+    let step = decided(&unclear(MAX_ATTEMPTS, NOW), Some(&alive), &Hand::Empty, None);
+    assert!(matches!(step, Step::Fail(_)), "{step:?}");
+}
+
+#[test]
+fn rule_3_an_unconfirmed_record_counts_only_if_it_stands() {
+    let alive = living(json!({}));
+    let unconfirmed = |attempt| {
+        let Hand::Wrapped(wrapped) = wrapped(attempt, NOW + 60) else { unreachable!() };
+        Hand::Unconfirmed(wrapped)
+    };
+    let stands = in_phase(Phase::Issued, 1);
+    let step = decided(&stands, Some(&alive), &unconfirmed(1), None);
+    assert!(matches!(step, Step::Push(_)), "{step:?}");
+    for other in [in_phase(Phase::Minting, 1), in_phase(Phase::Issued, 2), deleted(in_phase(Phase::Minting, 1))] {
+        assert_eq!(decided(&other, Some(&alive), &unconfirmed(1), Some("sealed")), Step::RevokeUnrecorded);
+    }
+}
+
+#[test]
+fn an_attempt_ends_with_its_request() {
+    let request = in_phase(Phase::Minting, 1);
+    let draft = || Draft::new(request.status.as_ref(), Some(1), at(NOW));
+    let next = draft().intended(&intent(2));
+    assert_eq!((next.attempts, next.history.len(), next.history[0].number), (2, 1, 1));
+    assert_eq!(draft().failed(&Why::new(Reason::PodDeleted, "gone")).history.len(), 1);
+    let cleared = Draft::new(in_phase(Phase::Revoking, 3).status.as_ref(), Some(1), at(NOW)).cleared();
+    let last = cleared.history.last().expect("an attempt");
+    assert_eq!((last.number, last.outcome), (3, AttemptOutcome::Undelivered));
+    assert_eq!(last.token_accessor.as_deref(), Some("token-accessor"));
 }

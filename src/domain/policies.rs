@@ -8,6 +8,9 @@ pub const MAX_POLICIES: usize = 32;
 /// Longest policy name, in characters.
 pub const MAX_POLICY_NAME: usize = 128;
 
+/// How many faults of one annotation a message lists.
+const MAX_FAULTS: usize = 4;
+
 /// Reads the annotation: names separated by commas, with spaces around them allowed and nothing else forgiven.
 ///
 /// Names that Vault would turn into others (it lower-cases them) are refused rather than corrected, so that what
@@ -23,15 +26,20 @@ pub fn parse(annotation: &str) -> Result<Vec<String>, String> {
     if count > MAX_POLICIES {
         return Err(format!("names {count} policies; at most {MAX_POLICIES} are allowed"));
     }
-    let mut policies: Vec<String> = Vec::with_capacity(count);
-    for name in annotation.split(',').map(|name| name.trim_matches(' ')) {
-        check(name).map_err(|why| format!("is {}: {why}", quote(annotation)))?;
-        if policies.iter().any(|known| known == name) {
-            return Err(format!("is {}: it names the policy {} twice", quote(annotation), quote(name)));
-        }
-        policies.push(name.to_owned());
+    let names: Vec<&str> = annotation.split(',').map(|name| name.trim_matches(' ')).collect();
+    let mut faults: Vec<String> = names.iter().filter_map(|name| check(name).err()).collect();
+    let twice = names.iter().enumerate().filter(|(place, name)| names[..*place].contains(*name));
+    faults.extend(twice.map(|(_, name)| format!("it names the policy {} twice", quote(name))));
+    faults.dedup();
+    if faults.is_empty() {
+        return Ok(names.into_iter().map(str::to_owned).collect());
     }
-    Ok(policies)
+    let more = faults.len().saturating_sub(MAX_FAULTS);
+    faults.truncate(MAX_FAULTS);
+    if more > 0 {
+        faults.push(format!("and {more} more faults"));
+    }
+    Err(format!("is {}: {}", quote(annotation), faults.join("; ")))
 }
 
 /// Whether `name` may be the name of a policy that a pod asks for.

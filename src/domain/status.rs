@@ -4,9 +4,12 @@ use super::duration;
 use super::grant::Why;
 use super::plan::{MAX_ATTEMPTS, exhausted};
 use super::token::{Intent, Minted};
-use crate::api::{ConditionType, Phase, Reason, VaultTokenRequestStatus};
+use crate::api::{Attempt, AttemptOutcome, ConditionType, Phase, Reason, VaultTokenRequestStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// How many ended attempts a status keeps.
+const MAX_HISTORY: usize = 5;
 
 /// A status in the making: the old one, and what every change stamps on it.
 #[derive(Clone, Debug)]
@@ -24,6 +27,7 @@ impl Draft {
 
     /// An attempt begins: the pod was verified, nothing is minted yet (rule 1).
     pub fn intended(mut self, intent: &Intent) -> VaultTokenRequestStatus {
+        self.end_open_attempt();
         self.status.attempts = intent.attempt;
         self.status.policies = intent.grant.policies.clone();
         self.status.ttl = Some(duration::format(intent.grant.ttl));
@@ -70,6 +74,15 @@ impl Draft {
         self.close(phase, why.reason)
     }
 
+    /// Vault's answer did not come: the attempt is over, and whether it made a token is unknown (rule 2).
+    pub fn unclear(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.end_open_attempt();
+        let attempt = self.status.attempts;
+        let message = format!("{}; what came of attempt {attempt} is unknown, another one follows", why.message);
+        self.set(ConditionType::Issued, false, &Why::new(why.reason, message));
+        self.close(Phase::Pending, why.reason)
+    }
+
     /// The attempt is given up; its token is to be revoked next (rule 6).
     pub fn abandoned(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.set(ConditionType::Delivered, false, why);
@@ -79,7 +92,8 @@ impl Draft {
     /// The token of an attempt that was given up is dead: the request starts over, or fails for good.
     pub fn cleared(mut self) -> VaultTokenRequestStatus {
         self.status.wrapping_accessor = None;
-        self.status.token_accessor = None;
+        let accessor = self.status.token_accessor.take();
+        self.end_attempt(AttemptOutcome::Undelivered, accessor);
         self.status.wrapping_expires_at = None;
         self.status.issued_at = None;
         if self.status.attempts >= MAX_ATTEMPTS {
@@ -101,6 +115,7 @@ impl Draft {
 
     /// The request ends without a token.
     pub fn failed(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.end_open_attempt();
         self.set(ConditionType::Issued, false, why);
         self.close(Phase::Failed, why.reason)
     }
@@ -113,6 +128,20 @@ impl Draft {
         let message = format!("{}; Vault confirmed that its token is dead", why.message);
         self.set(ConditionType::Revoked, true, &Why::new(why.reason, message));
         self.close(Phase::Revoked, why.reason)
+    }
+
+    /// An attempt that is open by the status has no record, and will get none: this write keeps any other out.
+    fn end_open_attempt(&mut self) {
+        if self.status.phase == Some(Phase::Minting) {
+            self.end_attempt(AttemptOutcome::Unrecorded, None);
+        }
+    }
+
+    fn end_attempt(&mut self, outcome: AttemptOutcome, token_accessor: Option<String>) {
+        let ended = Attempt { number: self.status.attempts, outcome, token_accessor, time: Time(self.now) };
+        self.status.history.push(ended);
+        let excess = self.status.history.len().saturating_sub(MAX_HISTORY);
+        self.status.history.drain(..excess);
     }
 
     fn set(&mut self, kind: ConditionType, holds: bool, why: &Why) {

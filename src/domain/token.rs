@@ -4,6 +4,7 @@ use super::grant::Grant;
 use super::pod::PodFacts;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::time::Duration;
 
 /// What Vault answers to a wrapped creation of a token.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub enum Hand {
     Empty,
     /// An attempt was written down (rule 1), and nothing was sent to Vault for it yet that could have had an effect.
     Intent(Intent),
+    /// A token was minted, and whether it is recorded is open (rule 3); this opens it.
+    Unconfirmed(Wrapped),
     /// A token was minted and recorded (rule 3); this opens it.
     Wrapped(Wrapped),
 }
@@ -49,6 +52,8 @@ pub struct Intent {
 pub struct Wrapped {
     /// The attempt that it belongs to.
     pub attempt: u32,
+    /// How long the token lives at most without being renewed.
+    pub period: Duration,
     /// What Vault answered.
     pub minted: Minted,
 }

@@ -11,23 +11,29 @@ pub use settings::{Arguments, Settings};
 use crate::api::{ConditionType, Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::domain::backoff::Backoff;
 use crate::domain::status::{current, message};
-use crate::http::{Limits, serve};
+use crate::http::{Limits, listen, serve};
 use crate::wire::MAX_MESSAGE;
+use bytes::Bytes;
+use http_body_util::Full;
 use identity::Identity;
 use receive::{Receiver, Verdict};
 use requests::Requests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
-use tokio::net::TcpListener;
 
 /// Waits between looks at one's own request.
 const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_secs(2) };
 
-/// What a peer gets of the listener. Places enough that whoever means ill must work for it to keep the operator out; the
-/// exchange includes three calls, to Vault and to the API server.
-const LIMITS: Limits =
-    Limits { connections: 64, receive: Duration::from_secs(2), exchange: Duration::from_secs(30), body: MAX_MESSAGE };
+/// What a peer gets of the listener. Places enough that whoever means ill needs many addresses to keep the operator out;
+/// the exchange includes three calls, to Vault and to the API server, each with ten seconds at most.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    per_peer: 8,
+    receive: Duration::from_secs(2),
+    exchange: Duration::from_secs(34),
+    body: MAX_MESSAGE,
+};
 
 /// Gets the pod's token, or says why there is none.
 ///
@@ -56,7 +62,7 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let identity = Identity::read(&settings.service_account_token_file).await?;
     let store = Store::new(settings.directory.clone(), settings.file_mode)?;
     // Before the request is there, so that the first push finds an open port.
-    let listener = TcpListener::bind(settings.listen)
+    let listener = listen(settings.listen)
         .await
         .map_err(|error| format!("cannot listen on {} (--listen): {error}", settings.listen))?;
     let port = listener.local_addr().map_err(|error| format!("the listener has no address: {error}"))?.port();
@@ -77,11 +83,22 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let pushes = receiver.clone();
     let serving = tokio::spawn(serve(listener, LIMITS, move |request| {
         let receiver = pushes.clone();
-        async move { receiver.answer(request).await }
+        answered(receiver, request)
     }));
     let outcome = watch(&receiver, told).await;
     serving.abort();
     outcome
+}
+
+/// Answers in a task of its own: a peer that hangs up in the midst of it must not leave a wrapping token used up and its
+/// token nowhere.
+async fn answered(receiver: Arc<Receiver>, request: http::Request<Bytes>) -> http::Response<Full<Bytes>> {
+    let answer = tokio::spawn(async move { receiver.answer(request).await });
+    answer.await.unwrap_or_else(|_| {
+        let mut failure = http::Response::new(Full::new(Bytes::from_static(b"the answer broke off")));
+        *failure.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        failure
+    })
 }
 
 /// Looks at one's own request until it is over.

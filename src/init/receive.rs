@@ -31,6 +31,8 @@ pub struct Receiver {
 struct Held {
     attempt: u32,
     accessor: String,
+    /// Whether both files were written to their ends.
+    whole: bool,
 }
 
 /// What a look at the request means.
@@ -113,7 +115,7 @@ impl Receiver {
             (Phase::Issued, Some(accessor)) if status.attempts == push.attempt => accessor,
             _ => return Err(unused(format!("the request does not record attempt {} as issued", push.attempt))),
         };
-        let expected = Held { attempt: push.attempt, accessor };
+        let expected = Held { attempt: push.attempt, accessor, whole: true };
         if held.as_ref() == Some(&expected) {
             return Ok(());
         }
@@ -130,8 +132,10 @@ impl Receiver {
             return Err(lost("the wrapping token held another token than the one that the request records"));
         }
         let answer = unwrapped.answer.bytes().to_vec();
+        // Before the files are there: if the writing breaks off, the next look takes away what is there of them.
+        let held = held.insert(Held { whole: false, ..expected });
         self.store.write(unwrapped.token, answer).await.map_err(|message| lost(&message))?;
-        *held = Some(expected);
+        held.whole = true;
         Ok(())
     }
 
@@ -167,6 +171,8 @@ fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdict {
         return Verdict::Over("the request was deleted, and the token with it".to_owned());
     };
     match request.phase() {
+        // Its token is being revoked; what comes of that is worth waiting for.
+        Phase::Delivered if request.metadata.deletion_timestamp.is_some() => Verdict::Waiting(words(request)),
         Phase::Delivered if records(request, held) => Verdict::Done,
         Phase::Delivered => Verdict::Over("the request is Delivered with a token that is not here".to_owned()),
         phase if phase.is_final() => Verdict::Over(words(request)),
@@ -178,7 +184,8 @@ fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdict {
 fn records(request: &VaultTokenRequest, held: Option<&Held>) -> bool {
     let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_ref());
     matches!(request.phase(), Phase::Issued | Phase::Delivered)
-        && held.is_some_and(|held| Some(&held.accessor) == accessor)
+        && request.metadata.deletion_timestamp.is_none()
+        && held.is_some_and(|held| held.whole && Some(&held.accessor) == accessor)
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

@@ -34,6 +34,8 @@ impl Requests {
     pub async fn delivered(&self, accessor: &str) -> Result<bool, String> {
         for digit in 0..REQUESTS_PER_POD {
             let found = self.patiently(|| self.get(digit)).await?;
+            // The token of a request that is being deleted is about to die.
+            let found = found.filter(|request| request.metadata.deletion_timestamp.is_none());
             let status = found.as_ref().and_then(|request| request.status.as_ref());
             let delivered = status.is_some_and(|status| {
                 status.phase == Some(Phase::Delivered) && status.token_accessor.as_deref() == Some(accessor)
@@ -131,10 +133,15 @@ impl Requests {
         let Identity { namespace, service_account, .. } = &self.identity;
         match error.status() {
             Some(401) => Some(format!("the API server does not accept the pod's ServiceAccount token: {said}")),
-            Some(403) => Some(format!(
-                "the service account {service_account} may not create and get vaulttokenrequests in the namespace \
-                 {namespace}: bind the ClusterRole vault-token-requester to it ({said})"
-            )),
+            Some(403) if said.contains(" cannot create resource ") || said.contains(" cannot get resource ") => {
+                Some(format!(
+                    "the service account {service_account} may not create and get vaulttokenrequests in the namespace \
+                     {namespace}: kubectl create rolebinding vault-token-requester -n {namespace} \
+                     --clusterrole=vault-token-requester --serviceaccount={namespace}:{service_account} ({said})"
+                ))
+            }
+            // A quota, a namespace that is going, an admission policy: the server's words are all there is to say.
+            Some(403) => Some(format!("the API server refuses the request: {said}")),
             Some(404) => Some(format!("the cluster has no VaultTokenRequest: apply crds/ first ({said})")),
             Some(400 | 422) => Some(format!("the API server refuses the request: {said}")),
             _ => None,

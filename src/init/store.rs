@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 const TOKEN: &str = "token";
 const SECRET: &str = "secret.json";
 
+/// How the names of files begin that are still being written.
+const TEMPORARY: &str = ".vault-token-operator-";
+
 /// The folder with the files.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -66,16 +69,24 @@ impl Store {
         written.await.map_err(|error| format!("the writing of the token broke off: {error}"))?
     }
 
-    /// Removes both files, `token` first.
+    /// Removes both files, `token` first, and what a process that was killed while it wrote has left.
     ///
     /// # Errors
     /// A sentence with the file's name and what the operating system said.
     pub async fn clear(&self) -> Result<(), String> {
-        for name in [TOKEN, SECRET] {
-            match tokio::fs::remove_file(self.path(name)).await {
+        let mut paths = vec![self.path(TOKEN), self.path(SECRET)];
+        let unread = |error| format!("cannot read the folder {}: {error}", self.directory.display());
+        let mut entries = tokio::fs::read_dir(&self.directory).await.map_err(unread)?;
+        while let Some(entry) = entries.next_entry().await.map_err(unread)? {
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                paths.push(entry.path());
+            }
+        }
+        for path in paths {
+            match tokio::fs::remove_file(&path).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(format!("cannot remove {}: {error}", self.path(name).display())),
+                Err(error) => return Err(format!("cannot remove {}: {error}", path.display())),
             }
         }
         Ok(())
@@ -84,7 +95,7 @@ impl Store {
     fn place(&self, name: &str, content: &[u8]) -> Result<(), String> {
         let path = self.path(name);
         let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-        let mut file = tempfile::Builder::new().prefix(".vault-").tempfile_in(&self.directory).map_err(failed)?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.directory).map_err(failed)?;
         file.write_all(content).map_err(failed)?;
         // After the content, and by name of mode: the umask has no say.
         file.as_file().set_permissions(Permissions::from_mode(self.mode)).map_err(failed)?;
@@ -124,9 +135,14 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(folder.path().join("token")).expect("a token"), "hvs.x");
         assert_eq!(store.accessor().await.as_deref(), Some("acc"));
+        std::fs::write(folder.path().join(".vault-token-operator-half"), "hvs.").expect("written");
+        std::fs::write(folder.path().join("of-somebody-else"), "").expect("written");
         store.clear().await.expect("cleared");
         store.clear().await.expect("cleared again");
         assert_eq!(store.accessor().await, None);
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("e").file_name()).collect();
+        assert_eq!(left, ["of-somebody-else"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The loop: watches, the queue, and how long a request waits for its next turn.
 
-use super::execute::{Executor, Next};
+use super::execute::{Executor, Look, Next};
 use super::health::Health;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
@@ -8,17 +8,24 @@ use crate::api::VaultTokenRequest;
 use crate::cluster;
 use crate::domain::backoff::Backoff;
 use crate::domain::token::Hand;
-use futures::{StreamExt, TryStreamExt};
+use crate::text::one_line;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Config, Controller};
-use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Waits between looks at a request that cannot go on.
 pub const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(15) };
+
+/// How long a stopping operator waits for the looks under way. Shorter than the grace period in config/.
+const DRAIN: Duration = Duration::from_secs(40);
 
 /// How many requests are in work at a time.
 const CONCURRENCY: u16 = 64;
@@ -30,6 +37,9 @@ struct Work {
     uid: Option<String>,
     hand: Hand,
     failures: u32,
+    /// The resourceVersion that the last look left behind, and when the next look is due: the echo of one's own write is no
+    /// reason to look earlier.
+    echo: Option<(String, Instant)>,
 }
 
 /// A request's namespace and name.
@@ -42,6 +52,14 @@ struct Context {
     work: Mutex<HashMap<Key, Work>>,
 }
 
+impl Work {
+    /// Counts this many failures in a row; gives the wait that goes with it.
+    fn again(&mut self, failures: u32) -> Duration {
+        self.failures = failures;
+        RETRY.after(failures, rand::random())
+    }
+}
+
 impl Context {
     fn take(&self, request: &VaultTokenRequest) -> Work {
         let found = self.work().remove(&key(request)).filter(|work| work.uid == request.uid());
@@ -52,8 +70,18 @@ impl Context {
         self.work().insert(key(request), work);
     }
 
+    /// The request is gone.
     fn forget(&self, key: &Key) {
-        self.work().remove(key);
+        if let Some(mut work) = self.work().remove(key) {
+            self.executor.drop_hand(&work.uid.unwrap_or_default(), &mut work.hand);
+        }
+    }
+
+    /// Something happened to the request's pod: the next look is due at once.
+    fn hurry(&self, request: &ObjectRef<VaultTokenRequest>) {
+        if let Some(work) = self.work().get_mut(&(request.namespace.clone(), request.name.clone())) {
+            work.echo = None;
+        }
     }
 
     fn work(&self) -> MutexGuard<'_, HashMap<Key, Work>> {
@@ -66,18 +94,35 @@ fn key(request: &VaultTokenRequest) -> Key {
     (request.namespace(), request.name_any())
 }
 
-/// Serves requests until `stop` resolves and the looks under way have ended.
-pub async fn run(
+/// Serves requests until `stop` resolves and the looks under way have ended, or some time has passed since.
+pub async fn run(client: Client, executor: Executor, health: Health, stop: impl Future<Output = ()> + Send + 'static) {
+    let stop = stop.shared();
+    tokio::select! {
+        () = serve(client, executor, health.clone(), stop.clone()) => {}
+        () = async {
+            stop.await;
+            // A controller that has nothing listed yet does not end by itself, and has nothing in work.
+            if health.has_requests() {
+                tokio::time::sleep(DRAIN).await;
+                tracing::warn!("some requests are still in work; they are taken up again at the next start");
+            }
+        } => {}
+    }
+}
+
+async fn serve(
     client: Client,
     executor: Executor,
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let (requests, writer) = reflector::store();
-    let watch = watcher(Api::<VaultTokenRequest>::all(client.clone()), watcher::Config::default())
+    let listed = health.clone();
+    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), watcher::Config::default())
+        .try_filter_map(|event| std::future::ready(Ok(readable(event))))
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
-                health.synced();
+                listed.requests_synced();
                 tracing::info!("the requests are listed and watched");
             }
         })
@@ -86,10 +131,12 @@ pub async fn run(
         .applied_objects();
     let live = LivePods::default();
     let context = Arc::new(Context { executor, live: live.clone(), work: Mutex::default() });
-    Controller::for_stream(watch, requests.clone())
+    let hurried = context.clone();
+    let pods = triggers(client, requests.clone(), live, health).inspect(move |request| hurried.hurry(request));
+    Controller::for_stream(watch, requests)
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(triggers(client, requests, live))
+        .reconcile_on(pods)
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
@@ -110,24 +157,52 @@ pub async fn run(
         .await;
 }
 
+/// One request that cannot be read must not keep all others waiting.
+fn readable(event: watcher::Event<DeserializeGuard<VaultTokenRequest>>) -> Option<watcher::Event<VaultTokenRequest>> {
+    let read = |DeserializeGuard(request): DeserializeGuard<VaultTokenRequest>| {
+        request
+            .inspect_err(|error| {
+                let name = error.metadata.name.as_deref().unwrap_or_default();
+                let namespace = error.metadata.namespace.as_deref().unwrap_or_default();
+                tracing::error!(request = name, namespace, error = one_line(&error.error), "a request cannot be read");
+            })
+            .ok()
+    };
+    Some(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(request) => watcher::Event::InitApply(read(request)?),
+        watcher::Event::Apply(request) => watcher::Event::Apply(read(request)?),
+        watcher::Event::Delete(request) => watcher::Event::Delete(read(request)?),
+    })
+}
+
 async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Result<Action, cluster::Error> {
     let mut work = context.take(&request);
-    let lives = context.live.contains(&request.spec.pod_uid);
-    match context.executor.advance(&request, &mut work.hand, lives).await {
-        Ok(Next::Rest) => Ok(Action::await_change()),
-        Ok(Next::Retry { moved }) => {
-            work.failures = if moved { 1 } else { work.failures + 1 };
-            let wait = RETRY.after(work.failures, rand::random());
-            context.keep(&request, work);
-            Ok(Action::requeue(wait))
-        }
-        Err(error) => {
-            // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
-            work.failures = if error.status() == Some(409) { 1 } else { work.failures + 1 };
-            context.keep(&request, work);
-            Err(error)
-        }
+    if let Some((version, due)) = &work.echo
+        && request.resource_version().as_ref() == Some(version)
+        && let Some(rest) = due.checked_duration_since(Instant::now())
+    {
+        context.keep(&request, work);
+        return Ok(Action::requeue(rest));
     }
+    let lives = context.live.contains(&request.spec.pod_uid);
+    let look = context.executor.advance(&request, &mut work.hand, lives).await;
+    let wait = match &look {
+        Ok(Look { next: Next::Rest, .. }) => return Ok(Action::await_change()),
+        Ok(Look { next: Next::At(time), .. }) => {
+            work.failures = 0;
+            time.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+        }
+        Ok(Look { next: Next::Retry { moved: true }, .. }) => work.again(1),
+        // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
+        Err(error) if error.status() == Some(409) => work.again(1),
+        Ok(Look { next: Next::Retry { moved: false }, .. }) | Err(_) => work.again(work.failures + 1),
+    };
+    work.echo =
+        look.as_ref().ok().and_then(|look| look.version.clone()).map(|version| (version, Instant::now() + wait));
+    context.keep(&request, work);
+    look.map(|_| Action::requeue(wait))
 }
 
 fn retry(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context>) -> Action {

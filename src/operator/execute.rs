@@ -3,13 +3,14 @@
 use super::ledger::Ledger;
 use super::observe::Pods;
 use super::push::Pusher;
+use super::reaper::Reaper;
 use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, decide, wants_pod};
 use crate::domain::pod::Observation;
 use crate::domain::status::Draft;
-use crate::domain::token::{Hand, Intent, Minted, Wrapped};
+use crate::domain::token::{Hand, Intent, Wrapped};
 use crate::text::one_line;
 use crate::vault::{self, TokenOrder, TokenStore};
 use crate::wire::{Outcome, Push};
@@ -17,9 +18,11 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use tokio::sync::Semaphore;
 
-/// How often the revocation of a token that could not be recorded is tried before it is left to its period.
-const REVOKE_OWN_TRIES: u32 = 5;
+/// How many pushes are under way at a time: fewer than looks, so that pods that do not answer never hold up the
+/// revocation of other pods' tokens.
+const PUSHES: usize = 32;
 
 /// Takes requests forward.
 pub struct Executor {
@@ -28,7 +31,9 @@ pub struct Executor {
     ledger: Ledger,
     pods: Pods,
     tokens: TokenStore,
+    reaper: Reaper,
     pusher: Pusher,
+    pushes: Semaphore,
 }
 
 /// What is to be done about a request once a look at it is over.
@@ -41,14 +46,30 @@ pub enum Next {
         /// Whether the wait is the first of its kind.
         moved: bool,
     },
+    /// Look again at this time.
+    At(Timestamp),
 }
 
-/// How one step went.
-enum Progress {
-    /// The request is now this; on to the next step.
-    Wrote(Box<VaultTokenRequest>),
+/// A look at a request that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// What is to be done next.
+    pub next: Next,
+    /// The request's resourceVersion as it was last seen or written.
+    pub version: Option<String>,
+}
+
+/// How one step went: the request as it is now, and whether to go on with it.
+type Progress = (VaultTokenRequest, Go);
+
+/// Whether to go on with a request after a step.
+enum Go {
+    /// On to the next step.
+    On,
     /// No more steps, until something changes.
     Rest,
+    /// No more steps before this time.
+    Later(Timestamp),
     /// No more steps for now.
     Retry,
 }
@@ -65,7 +86,17 @@ impl Executor {
         pods: Pods,
         tokens: TokenStore,
     ) -> Result<Self, String> {
-        Ok(Self { cluster, limits, ledger, pods, tokens, pusher: Pusher::new()? })
+        let reaper = Reaper::new(tokens.clone());
+        let pushes = Semaphore::new(PUSHES);
+        Ok(Self { cluster, limits, ledger, pods, tokens, reaper, pusher: Pusher::new()?, pushes })
+    }
+
+    /// Sees to what is in memory for a request that is gone.
+    pub fn drop_hand(&self, request_uid: &str, hand: &mut Hand) {
+        if let Hand::Unconfirmed(wrapped) = std::mem::take(hand) {
+            let accessor = wrapped.minted.token_accessor;
+            self.reaper.take_back(request_uid.to_owned(), accessor, wrapped.period);
+        }
     }
 
     /// Takes one request as far as it goes for now. `pod_lives` says that the watch shows its pod alive.
@@ -77,8 +108,11 @@ impl Executor {
         seen: &VaultTokenRequest,
         hand: &mut Hand,
         pod_lives: bool,
-    ) -> Result<Next, cluster::Error> {
-        let Some(mut request) = self.current(seen).await? else { return Ok(Next::Rest) };
+    ) -> Result<Look, cluster::Error> {
+        let Some(mut request) = self.current(seen, hand).await? else {
+            self.drop_hand(&seen.uid().unwrap_or_default(), hand);
+            return Ok(Look { next: Next::Rest, version: None });
+        };
         let mut moved = false;
         loop {
             let trusted = pod_lives && request.phase() == Phase::Delivered;
@@ -93,26 +127,32 @@ impl Executor {
                 now: Timestamp::now(),
             });
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
-            match self.execute(step, &request, hand).await? {
-                Progress::Wrote(next) => {
-                    moved |= next.phase() != request.phase();
-                    request = *next;
-                }
-                Progress::Rest => return Ok(Next::Rest),
-                Progress::Retry => return Ok(Next::Retry { moved }),
-            }
+            let phase = request.phase();
+            let (next, go) = self.execute(step, &request, hand).await?;
+            request = next;
+            moved |= request.phase() != phase;
+            let next = match go {
+                Go::On => continue,
+                Go::Rest => Next::Rest,
+                Go::Later(time) => Next::At(time),
+                Go::Retry => Next::Retry { moved },
+            };
+            return Ok(Look { next, version: request.resource_version() });
         }
     }
 
     /// The request to decide on. In the midst of an attempt the watch may lag behind what was written here.
-    async fn current(&self, seen: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, cluster::Error> {
-        match seen.phase() {
-            Phase::Minting | Phase::Issued | Phase::Revoking => {
-                let fresh = self.ledger.read(seen).await?;
-                Ok(fresh.filter(|fresh| fresh.uid() == seen.uid()))
-            }
-            _ => Ok(Some(seen.clone())),
+    async fn current(
+        &self,
+        seen: &VaultTokenRequest,
+        hand: &Hand,
+    ) -> Result<Option<VaultTokenRequest>, cluster::Error> {
+        let midway = matches!(seen.phase(), Phase::Minting | Phase::Issued | Phase::Revoking);
+        if !midway && matches!(hand, Hand::Empty) {
+            return Ok(Some(seen.clone()));
         }
+        let fresh = self.ledger.read(seen).await?;
+        Ok(fresh.filter(|fresh| fresh.uid() == seen.uid()))
     }
 
     async fn observe(&self, request: &VaultTokenRequest) -> Result<Observation, cluster::Error> {
@@ -127,8 +167,9 @@ impl Executor {
         hand: &mut Hand,
     ) -> Result<Progress, cluster::Error> {
         match step {
-            Step::Settle => Ok(Progress::Rest),
+            Step::Settle => Ok((request.clone(), Go::Rest)),
             Step::Wait(why) => self.wait(request, &why).await,
+            Step::Later(time) => Ok((request.clone(), Go::Later(time))),
             Step::Deny(why) => self.write(request, draft(request).denied(&why)).await,
             Step::Fail(why) => self.write(request, draft(request).failed(&why)).await,
             Step::Intend(intent) => {
@@ -138,6 +179,10 @@ impl Executor {
             }
             Step::Mint(intent) => self.mint(request, hand, intent).await,
             Step::Push(addresses) => self.push(request, hand, &addresses).await,
+            Step::RevokeUnrecorded => {
+                self.drop_hand(&request.uid().unwrap_or_default(), hand);
+                Ok((request.clone(), Go::On))
+            }
             Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
             Step::RevokeAbandoned(accessor) => match self.tokens.revoke(&accessor).await {
                 Ok(()) => self.write(request, draft(request).cleared()).await,
@@ -150,7 +195,7 @@ impl Executor {
                 }
                 Err(error) => self.wait(request, &vault_why(&error)).await,
             },
-            Step::Release => self.ledger.release(request).await.map(|()| Progress::Rest),
+            Step::Release => self.ledger.release(request).await.map(|()| (request.clone(), Go::Rest)),
         }
     }
 
@@ -165,80 +210,35 @@ impl Executor {
             Ok(minted) => minted,
             Err(error) if error.is_refusal() => {
                 *hand = Hand::Empty;
-                let message = format!("Vault refused: {error}; the token role decides which policies it gives");
+                let role = self.tokens.role();
+                let message = format!(
+                    "Vault refused: {error}; the token role {role} decides which policies it gives \
+                     (allowed_policies_glob)"
+                );
                 return self.write(request, draft(request).denied(&Why::new(Reason::VaultRefused, message))).await;
             }
+            Err(error) if error.had_no_effect() => return self.wait(request, &vault_why(&error)).await,
             Err(error) => {
-                if !error.had_no_effect() {
-                    // Whether a token came of it is unknown: this attempt is over, the next one is another.
-                    *hand = Hand::Empty;
-                }
-                return self.wait(request, &vault_why(&error)).await;
+                // Whether a token came of it is unknown: this attempt is over, the next one is another.
+                *hand = Hand::Empty;
+                let unclear = draft(request).unclear(&vault_why(&error));
+                return Ok((self.ledger.write(request, unclear).await?, Go::Retry));
             }
         };
-        *hand = Hand::Empty;
-        let recorded = match self.ledger.write(request, draft(request).issued(&minted)).await {
-            Ok(recorded) => Some(recorded),
+        let issued = draft(request).issued(&minted);
+        let wrapped = Wrapped { attempt: intent.attempt, period: intent.grant.ttl, minted };
+        match self.ledger.write(request, issued).await {
+            Ok(recorded) => {
+                *hand = Hand::Wrapped(wrapped);
+                Ok((recorded, Go::On))
+            }
             // Refused, or without an answer: it counts as recorded only if it stands there.
             Err(error) => {
                 tracing::warn!(request = request.name_any(), %error, "the record of a token was not confirmed");
-                self.find_record(request, &minted).await
-            }
-        };
-        match recorded {
-            Some(recorded) => {
-                *hand = Hand::Wrapped(Wrapped { attempt: intent.attempt, minted });
-                Ok(Progress::Wrote(Box::new(recorded)))
-            }
-            None => {
-                self.revoke_own(request, &minted).await;
-                Ok(Progress::Retry)
+                *hand = Hand::Unconfirmed(wrapped);
+                Ok((request.clone(), Go::Retry))
             }
         }
-    }
-
-    /// Looks whether the record stands, for as long as the API server may be asked and the wrapping token lives: to
-    /// take a token for unrecorded that is recorded would leave a dead one in the record.
-    async fn find_record(&self, request: &VaultTokenRequest, minted: &Minted) -> Option<VaultTokenRequest> {
-        for failures in 1.. {
-            match self.ledger.read(request).await {
-                Ok(found) => {
-                    return found.filter(|found| {
-                        let status = found.status.as_ref();
-                        found.phase() == Phase::Issued
-                            && status.and_then(|status| status.token_accessor.as_ref()) == Some(&minted.token_accessor)
-                    });
-                }
-                Err(error) if Timestamp::now() >= minted.wrapping_expires_at => {
-                    tracing::warn!(request = request.name_any(), %error, "whether a token is recorded stays unknown");
-                    break;
-                }
-                Err(_) => tokio::time::sleep(super::controller::RETRY.after(failures, rand::random())).await,
-            }
-        }
-        None
-    }
-
-    /// Takes back a token that no record names.
-    async fn revoke_own(&self, request: &VaultTokenRequest, minted: &Minted) {
-        let accessor = &minted.token_accessor;
-        for attempt in 1..=REVOKE_OWN_TRIES {
-            match self.tokens.revoke(accessor).await {
-                Ok(()) => {
-                    tracing::info!(target: "audit", step = "RevokedUnrecorded", request = request.name_any(),
-                        request_uid = request.uid().unwrap_or_default(), token_accessor = accessor,
-                        "a token that could not be recorded was revoked");
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, attempt, token_accessor = accessor, "cannot revoke an unrecorded token yet");
-                    tokio::time::sleep(super::controller::RETRY.after(attempt, rand::random())).await;
-                }
-            }
-        }
-        tracing::error!(target: "audit", step = "Orphaned", request = request.name_any(),
-            request_uid = request.uid().unwrap_or_default(), token_accessor = accessor,
-            "a token could be neither recorded nor revoked; it lives until its period ends");
     }
 
     /// Rules 4 and 5: hand the wrapping token over, and note that only when the init container said so.
@@ -248,13 +248,11 @@ impl Executor {
         hand: &mut Hand,
         addresses: &[IpAddr],
     ) -> Result<Progress, cluster::Error> {
-        let Hand::Wrapped(wrapped) = &*hand else { return Ok(Progress::Retry) };
-        let minted = &wrapped.minted;
-        let expires_at = match self.tokens.look_up(&minted.token_accessor).await {
-            Ok(Some(token)) => token.expire_time,
-            Ok(None) => return self.abandon(request, hand, "Vault does not know the token any more").await,
-            Err(error) => return self.wait(request, &vault_why(&error)).await,
+        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Ok(_place)) = (&*hand, self.pushes.try_acquire())
+        else {
+            return Ok((request.clone(), Go::Retry));
         };
+        let minted = &wrapped.minted;
         let push = Push {
             request_uid: request.uid().unwrap_or_default(),
             attempt: wrapped.attempt,
@@ -268,11 +266,7 @@ impl Executor {
         };
         match self.pusher.push(addresses, port, &push).await {
             Ok(answer) => match answer.outcome {
-                Outcome::Stored => {
-                    let next = self.write(request, draft(request).delivered(expires_at)).await?;
-                    *hand = Hand::Empty;
-                    Ok(next)
-                }
+                Outcome::Stored => self.delivered(request, hand).await,
                 Outcome::Unused => self.wait(request, &failed(&answer.message)).await,
                 Outcome::Lost => {
                     let message = format!("the wrapping token is used up: {}", one_line(&answer.message));
@@ -280,6 +274,21 @@ impl Executor {
                 }
             },
             Err(seen) => self.wait(request, &failed(&seen)).await,
+        }
+    }
+
+    /// Rule 5. Only after the push, so that nothing but the push lies between it and the fresh read of the pod.
+    async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+        let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_deref()).unwrap_or_default();
+        match self.tokens.look_up(accessor).await {
+            Ok(Some(token)) => {
+                let next = self.write(request, draft(request).delivered(token.expire_time)).await?;
+                *hand = Hand::Empty;
+                Ok(next)
+            }
+            Ok(None) => self.abandon(request, hand, "Vault does not know the token any more").await,
+            // The next push finds the init container holding the token already.
+            Err(error) => self.wait(request, &vault_why(&error)).await,
         }
     }
 
@@ -297,8 +306,7 @@ impl Executor {
     }
 
     async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
-        self.ledger.write(request, draft(request).waiting(why)).await?;
-        Ok(Progress::Retry)
+        Ok((self.ledger.write(request, draft(request).waiting(why)).await?, Go::Retry))
     }
 
     async fn write(
@@ -306,7 +314,7 @@ impl Executor {
         request: &VaultTokenRequest,
         status: VaultTokenRequestStatus,
     ) -> Result<Progress, cluster::Error> {
-        Ok(Progress::Wrote(Box::new(self.ledger.write(request, status).await?)))
+        Ok((self.ledger.write(request, status).await?, Go::On))
     }
 
     fn order(&self, request: &VaultTokenRequest, intent: &Intent) -> TokenOrder {

@@ -15,19 +15,41 @@ use tokio::net::TcpListener;
 /// What the endpoints tell.
 #[derive(Clone)]
 pub struct Health {
-    synced: Arc<AtomicBool>,
+    requests: Arc<AtomicBool>,
+    pods: Arc<AtomicBool>,
     vault: Session,
 }
 
 impl Health {
     /// Not ready yet.
     pub fn new(vault: Session) -> Self {
-        Self { synced: Arc::default(), vault }
+        Self { requests: Arc::default(), pods: Arc::default(), vault }
     }
 
     /// The requests were listed and are watched.
-    pub fn synced(&self) {
-        self.synced.store(true, Ordering::Release);
+    pub fn requests_synced(&self) {
+        self.requests.store(true, Ordering::Release);
+    }
+
+    /// The pods were listed and are watched, or that has broken.
+    pub fn pods_synced(&self, synced: bool) {
+        self.pods.store(synced, Ordering::Release);
+    }
+
+    /// Whether the requests were listed.
+    pub fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// What is not there yet.
+    fn missing(&self) -> Option<&'static str> {
+        if !self.has_requests() {
+            Some("the requests are not listed yet")
+        } else if !self.pods.load(Ordering::Acquire) {
+            Some("the pods are not watched")
+        } else {
+            None
+        }
     }
 
     fn answer(&self, path: &str) -> (StatusCode, String) {
@@ -35,27 +57,28 @@ impl Health {
             Ok(_) => "logged in".to_owned(),
             Err(error) => error.to_string(),
         };
-        match (path, self.synced.load(Ordering::Acquire)) {
-            ("/healthz", _) => (StatusCode::OK, format!("ok\nvault: {vault}\n")),
-            ("/readyz", true) => (StatusCode::OK, format!("ok\nvault: {vault}\n")),
-            ("/readyz", false) => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("the requests are not listed yet\nvault: {vault}\n"))
-            }
+        match (path, self.missing()) {
+            ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\nvault: {vault}\n")),
+            ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\nvault: {vault}\n")),
             _ => (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
         }
     }
 }
 
-/// Serves the endpoints for ever.
+/// Takes the address. First of all, so that a wrong one is told before anything has begun.
 ///
 /// # Errors
 /// When the address cannot be had.
-pub async fn serve(address: SocketAddr, health: Health) -> Result<(), String> {
-    let listener = TcpListener::bind(address)
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    crate::http::listen(address)
         .await
-        .map_err(|error| format!("cannot listen on {address} (--health-address): {error}"))?;
+        .map_err(|error| format!("cannot listen on {address} (--health-address): {error}"))
+}
+
+/// Serves the endpoints for ever.
+pub async fn serve(listener: TcpListener, health: Health) {
     let second = Duration::from_secs(1);
-    let limits = Limits { connections: 16, receive: second, exchange: 5 * second, body: 1024 };
+    let limits = Limits { connections: 16, per_peer: 8, receive: second, exchange: 5 * second, body: 1024 };
     serve_http(listener, limits, move |request| {
         let (status, text) = health.answer(request.uri().path());
         let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -63,5 +86,4 @@ pub async fn serve(address: SocketAddr, health: Health) -> Result<(), String> {
         std::future::ready(response)
     })
     .await;
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod observe;
 mod patience;
 mod pods;
 mod push;
+mod reaper;
 mod settings;
 
 pub use settings::{Arguments, Settings};
@@ -28,6 +29,7 @@ use std::future::Future;
 /// # Errors
 /// A sentence that says what is missing to run at all.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) -> Result<(), String> {
+    let listener = health::listen(settings.health_address).await?;
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
     let health = Health::new(session.clone());
@@ -35,12 +37,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let pods = observe::Pods::new(client.clone());
     let ledger = Ledger::new(client.clone(), Herald::start(client.clone()));
     let executor = Executor::new(settings.cluster, settings.limits, ledger, pods, tokens)?;
-    let serving = tokio::spawn(health::serve(settings.health_address, health.clone()));
     tokio::select! {
-        () = controller::run(client, executor, health, stop) => Ok(()),
-        failed = serving => match failed {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(())) | Err(_) => Err("the health endpoint ended".to_owned()),
-        },
+        () = controller::run(client, executor, health.clone(), stop) => Ok(()),
+        () = health::serve(listener, health) => Err("the health endpoint ended".to_owned()),
     }
 }

@@ -1,5 +1,6 @@
 //! The watch of pods: which requests a change of a pod concerns. Of a pod itself nothing is kept but its UID.
 
+use super::health::Health;
 use super::patience::Patience;
 use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
@@ -38,18 +39,23 @@ pub fn triggers(
     client: Client,
     requests: Store<VaultTokenRequest>,
     live: LivePods,
+    health: Health,
 ) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
     watcher(pods, Config::default().fields(UNFINISHED))
         .backoff(Patience::default())
-        .filter_map(|event| async move {
-            event
-                .inspect_err(|error| {
+        .filter_map(move |event| {
+            match &event {
+                Ok(Event::InitDone) => health.pods_synced(true),
+                Ok(_) => {}
+                Err(error) => {
+                    health.pods_synced(false);
                     let error = cluster::watch_words(error);
                     tracing::warn!(error, "the watch of pods broke; it is taken up again");
-                })
-                .ok()
+                }
+            }
+            std::future::ready(event.ok())
         })
         .flat_map(move |event| futures::stream::iter(concerned(event, &requests, &live, &mut listed)))
 }

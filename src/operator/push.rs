@@ -5,8 +5,9 @@ use crate::wire::{MAX_MESSAGE, PUSH_PATH, Push, PushAnswer};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// No exchange takes longer. The init container asks Vault twice before it answers.
-const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// No exchange takes longer. The init container asks the API server once and Vault twice before it answers, each with
+/// ten seconds at most; to hang up on it in the midst of that would waste the token.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// No connection to a pod takes longer to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -32,6 +32,12 @@ pub enum Error {
         /// Vault's own words, on one line.
         messages: String,
     },
+    /// Vault is known to be away, and nothing was sent: see [`Breaker`](super::breaker::Breaker).
+    #[error("{0}")]
+    Away(String),
+    /// Vault makes tokens that cannot be recorded, and so not be revoked either.
+    #[error("Vault's token is of no use here: {0}")]
+    Unsupported(&'static str),
     /// The answer is not what Vault's API promises.
     #[error("Vault's answer cannot be used: {0}")]
     Malformed(&'static str),
@@ -44,16 +50,25 @@ impl Error {
     /// Whether the call certainly had no effect, so that it may be made again as if it had never been made.
     pub fn had_no_effect(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotLoggedIn(_) | Self::Forbidden { .. } => true,
+            Self::Unreachable { .. } | Self::NotLoggedIn(_) | Self::Forbidden { .. } | Self::Away(_) => true,
             // 503: sealed or standby; 429: over a quota. Vault says these before it does anything.
             Self::Answered { status, .. } => (400..500).contains(status) || *status == 503,
-            Self::Unanswered(_) | Self::Malformed(_) => false,
+            Self::Unanswered(_) | Self::Malformed(_) | Self::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether it says more of Vault's state than of the one call: the next call would hardly go better.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Unanswered(_) => true,
+            Self::Answered { status, .. } => *status >= 500 || *status == 429,
+            _ => false,
         }
     }
 
     /// Whether Vault itself refuses what was asked, so that asking again is of no use.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Answered { status: 400, .. })
+        matches!(self, Self::Answered { status: 400, .. } | Self::Unsupported(_))
     }
 
     /// Whether Vault does not accept the operator's token for what was asked.
@@ -68,6 +83,12 @@ impl Error {
             Self::Answered { messages, .. } | Self::Forbidden { messages, .. } => messages.contains("invalid accessor"),
             _ => false,
         }
+    }
+
+    /// Whether Vault says of a token that was to be revoked by accessor that it is gone, its accessor's entry being
+    /// all that is left of it.
+    pub fn says_token_not_found(&self) -> bool {
+        matches!(self, Self::Answered { status: 400, messages } if messages == "token not found")
     }
 
     /// The reason that conditions and Events give for it.
@@ -93,6 +114,20 @@ mod tests {
         assert!(!answered(404, "no further words").says_unknown_accessor());
         let forbidden = Error::Forbidden { path: "p".to_owned(), messages: "permission denied".to_owned() };
         assert!(!forbidden.says_unknown_accessor());
+        assert!(answered(400, "token not found").says_token_not_found());
+        assert!(!answered(404, "token not found").says_token_not_found());
+        assert!(!answered(400, "the route to this token not found").says_token_not_found());
+    }
+
+    #[test]
+    fn an_outage_is_vaults_and_not_the_calls() {
+        let answered = |status| Error::Answered { status, messages: String::new() };
+        for error in [answered(500), answered(503), answered(429), Error::Unanswered(String::new())] {
+            assert!(error.is_outage(), "{error}");
+        }
+        for error in [answered(400), answered(404), Error::NotLoggedIn(String::new()), Error::Away(String::new())] {
+            assert!(!error.is_outage(), "{error}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The one way to Vault (HashiCorp Vault or OpenBao): its HTTP API, and nothing but plain data comes back.
 
+mod breaker;
 mod connection;
 mod error;
 mod login;

@@ -20,8 +20,8 @@ const LASTING: Duration = Duration::from_secs(10);
 /// How often a doubt about the token is looked into.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longer than any operator runs.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How long a login is relied on at most without being renewed, whatever Vault says of it.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The present login: what calls use, and the word that something is wrong with it.
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ impl Session {
     /// # Errors
     /// [`Error::NotLoggedIn`], with what the last login failed of.
     pub fn token(&self) -> Result<SecretString, Error> {
+        if self.token.has_changed().is_err() {
+            return Err(Error::NotLoggedIn("the task that keeps the login has ended".to_owned()));
+        }
         self.token.borrow().clone().map_err(Error::NotLoggedIn)
     }
 
@@ -94,7 +97,7 @@ async fn hold(
     sender: &watch::Sender<Result<SecretString, String>>,
     doubt: &Notify,
 ) -> String {
-    let mut ends = Instant::now() + lease.ttl;
+    let mut ends = Instant::now() + life(&lease);
     let mut renew_at = renewal(&lease);
     let mut failures = 0;
     loop {
@@ -118,7 +121,7 @@ async fn hold(
                 match next {
                     Ok(next) => {
                         failures = 0;
-                        ends = Instant::now() + next.ttl;
+                        ends = Instant::now() + life(&next);
                         renew_at = renewal(&next);
                         offer(sender, Ok(next.token.clone()));
                         lease = next;
@@ -137,9 +140,12 @@ async fn hold(
 
 /// When to renew: after about two thirds of the lease, and not with every other replica at once.
 fn renewal(lease: &Lease) -> Instant {
-    // A token that never ends (ttl 0) is only ever looked into on doubt.
-    let wait = if lease.ttl.is_zero() { FOR_EVER } else { lease.ttl.mul_f64(0.6 + 0.1 * rand::random::<f64>()) };
-    Instant::now() + wait
+    Instant::now() + life(lease).mul_f64(0.6 + 0.1 * rand::random::<f64>())
+}
+
+/// How long the lease is relied on. A token that never ends has the ttl 0.
+fn life(lease: &Lease) -> Duration {
+    if lease.ttl.is_zero() { LONGEST } else { lease.ttl.min(LONGEST) }
 }
 
 fn offer(sender: &watch::Sender<Result<SecretString, String>>, token: Result<SecretString, String>) {

@@ -1,12 +1,14 @@
 //! Tokens as the operator deals with them: made through a token role, looked up and revoked by accessor.
 
-use super::connection::Connection;
+use super::breaker::Breaker;
+use super::connection::{Answer, Connection};
 use super::error::Error;
 use super::session::Session;
 use crate::domain::duration;
 use crate::domain::token::Minted;
 use jiff::Timestamp;
 use rustify::Endpoint;
+use secrecy::SecretString;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,6 +32,7 @@ pub struct TokenOrder {
 pub struct TokenStore {
     connection: Connection,
     session: Session,
+    breaker: Breaker,
     role: String,
     wrapping_ttl: Duration,
 }
@@ -54,6 +57,13 @@ struct LookupAnswer {
     data: TokenInfo,
 }
 
+/// An answer that has nothing but Vault's own mark.
+#[derive(Deserialize)]
+struct Acknowledged {
+    #[serde(rename = "request_id")]
+    _request_id: String,
+}
+
 /// What Vault says of a live token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TokenInfo {
@@ -62,14 +72,20 @@ pub struct TokenInfo {
 }
 
 impl TokenStore {
-    /// Tokens are made through `role`, wrapped for `wrapping_ttl`.
+    /// Tokens are made through `role`, wrapped for `wrapping_ttl`. Starts the circuit breaker's task.
     pub fn new(connection: Connection, session: Session, role: String, wrapping_ttl: Duration) -> Self {
-        Self { connection, session, role, wrapping_ttl }
+        let breaker = Breaker::start(connection.clone(), session.clone());
+        Self { connection, session, breaker, role, wrapping_ttl }
+    }
+
+    /// The token role.
+    pub fn role(&self) -> &str {
+        &self.role
     }
 
     /// Why no call can be made at the moment, if none can.
     pub fn away(&self) -> Option<String> {
-        self.session.token().err().map(|error| error.to_string())
+        self.breaker.open().or_else(|| self.session.token().err().map(|error| error.to_string()))
     }
 
     /// Makes a wrapped token. The token inside never comes back, only its accessor.
@@ -90,8 +106,11 @@ impl TokenStore {
         };
         let sent = Timestamp::now();
         let info = self.call(&call, Some(self.wrapping_ttl)).await?.json::<WrappedAnswer>()?.wrap_info;
-        if info.token.is_empty() || info.accessor.is_empty() || info.wrapped_accessor.is_empty() {
-            return Err(Error::Malformed("it lacks an accessor; Vault 1.21 or OpenBao 2.7 is needed at least"));
+        if info.token.is_empty() || info.accessor.is_empty() {
+            return Err(Error::Malformed("it has no wrapping token"));
+        }
+        if info.wrapped_accessor.is_empty() {
+            return Err(self.take_back(info.token.into()).await);
         }
         let ttl = i64::try_from(info.ttl).map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?;
         Ok(Minted {
@@ -104,6 +123,19 @@ impl TokenStore {
                 .checked_add(jiff::SignedDuration::from_secs(ttl))
                 .map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?,
         })
+    }
+
+    /// Revokes a token that came without its accessor, so far as that can be done.
+    async fn take_back(&self, wrapping_token: SecretString) -> Error {
+        let unsupported = Error::Unsupported(
+            "it came without an accessor, so nobody could revoke it; Vault 1.21 or OpenBao 2.7 is needed at least, \
+             and a token role of the type service",
+        );
+        match self.connection.unwrap(&wrapping_token).await {
+            Ok(unwrapped) => self.revoke(&unwrapped.accessor).await.err().unwrap_or(unsupported),
+            // A token without any accessor is a batch token, which cannot be revoked at all.
+            Err(_) => unsupported,
+        }
     }
 
     /// Looks a token up; `None` when Vault has no live token of this accessor.
@@ -120,28 +152,32 @@ impl TokenStore {
     }
 
     /// Revokes the token with all its children. When this returns, the token is dead. An accessor that Vault does
-    /// not know is a token that is dead already: Vault answers 200 with a warning then, or says so in an error.
+    /// not know is a token that is dead already: Vault answers 200 with a warning then, or says so in an error. An
+    /// answer that Vault does not give, such as a proxy's page, is no word of its death (I8).
     ///
     /// # Errors
     /// Whatever leaves it open whether the token is dead.
     pub async fn revoke(&self, accessor: &str) -> Result<(), Error> {
         let call = RevokeTokenAccessorRequest { accessor: accessor.to_owned() };
         match self.call(&call, None).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.says_unknown_accessor() => Ok(()),
+            Ok(answer) if answer.bytes().is_empty() => Ok(()),
+            Ok(answer) => answer.json::<Acknowledged>().map(drop),
+            Err(error) if error.says_unknown_accessor() || error.says_token_not_found() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    async fn call<E: Endpoint>(
-        &self,
-        endpoint: &E,
-        wrap_ttl: Option<Duration>,
-    ) -> Result<super::connection::Answer, Error> {
+    async fn call<E: Endpoint>(&self, endpoint: &E, wrap_ttl: Option<Duration>) -> Result<Answer, Error> {
+        if let Some(why) = self.breaker.open() {
+            return Err(Error::Away(why));
+        }
         let token = self.session.token()?;
         let answer = self.connection.call(endpoint, Some(&token), wrap_ttl).await;
-        if answer.as_ref().is_err_and(Error::is_forbidden) {
-            self.session.doubt();
+        if let Err(error) = &answer {
+            self.breaker.note(error);
+            if error.is_forbidden() {
+                self.session.doubt();
+            }
         }
         answer
     }

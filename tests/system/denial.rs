@@ -37,8 +37,12 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
         (&[(policies, "shop-read"), (ttl, "3000000h")], "TTLInvalid", "longer than 292 years"),
         (&[(policies, "shop-read"), (ttl, "769h")], "TTLInvalid", "\"769h\" is too long: it must be from 10s to 768h"),
         // These pass the operator's own checks; Vault's token role is the second stop.
-        (&[(policies, "kv-admin")], "VaultRefused", "the token role decides which policies it gives"),
-        (&[(policies, "vault-token-operator")], "VaultRefused", "the token role decides"),
+        (
+            &[(policies, "kv-admin")],
+            "VaultRefused",
+            "the token role vault-token-operator-main decides which policies it gives",
+        ),
+        (&[(policies, "vault-token-operator")], "VaultRefused", "(allowed_policies_glob)"),
     ];
     for (number, (annotations, reason, words)) in cases.into_iter().enumerate() {
         let pod = cluster.pod(&annotated(&namespace, &format!("web-{number}"), annotations)).await;
@@ -139,5 +143,6 @@ async fn a_service_account_without_the_role_is_told_which_role_it_lacks() {
     let init = cluster.init(&pod).await;
     assert!(!ended(&init).await.success());
     let told = init.termination_message();
-    assert!(told.contains("bind the ClusterRole vault-token-requester to it"), "{told}");
+    let command = "kubectl create rolebinding vault-token-requester -n no-role --clusterrole=vault-token-requester";
+    assert!(told.contains(command), "{told}");
 }

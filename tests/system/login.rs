@@ -88,6 +88,29 @@ async fn a_login_that_was_revoked_is_made_anew() {
     cluster.vault().must(Method::PUT, prefix, None).await.expect("revoked");
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
     assert_eq!(delivered.request.phase(), Phase::Delivered);
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("Vault does not know the token any more"), "the login outlived its revocation");
+}
+
+#[tokio::test]
+async fn a_token_role_that_makes_tokens_of_another_type_is_named() {
+    let (cluster, _guard) = alone().await;
+    let role = "auth/token/roles/vault-token-operator-main";
+    let kept = cluster.vault().must(Method::GET, role, None).await.expect("a role")["data"].clone();
+    let mut batch = kept.clone();
+    batch["token_type"] = json!("batch");
+    // Vault takes the type only so.
+    batch["renewable"] = json!(false);
+    cluster.vault().must(Method::POST, role, Some(&batch)).await.expect("changed");
+    let namespace = cluster.namespace("batch").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let _init = cluster.init(&pod).await;
+    let denied = cluster.until_phase(&pod, Phase::Denied).await;
+    let (_, reason, message) = crate::support::condition(&denied, "Issued");
+    cluster.vault().must(Method::POST, role, Some(&kept)).await.expect("changed back");
+    assert_eq!(reason, "VaultRefused");
+    assert!(message.contains("batch"), "{message}");
 }
 
 #[tokio::test]

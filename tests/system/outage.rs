@@ -1,8 +1,15 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
-use crate::support::{alone, condition, token_of};
+use crate::support::{LIMIT, alone, condition, token_of};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
-use vault_token_operator::api::Phase;
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
+
+fn reason(request: &VaultTokenRequest) -> &str {
+    request.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default()
+}
 
 #[tokio::test]
 async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
@@ -13,14 +20,11 @@ async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
 
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;
-    let unavailable = |request: &vault_token_operator::api::VaultTokenRequest| {
-        request.status.as_ref().is_some_and(|status| status.reason.as_deref() == Some("VaultUnavailable"))
-    };
+    let unavailable = |request: &VaultTokenRequest| reason(request) == "VaultUnavailable";
     let waiting = cluster.until(&pod, "wait for Vault", unavailable).await;
     let (_, _, message) = condition(&waiting, "Issued");
     assert!(message.to_lowercase().contains("sealed"), "{message}");
-    let text = cluster.kubectl(&["describe", "pod", "web", "-n", &namespace]).await;
-    assert!(text.contains("VaultUnavailable") || text.contains("Events:"), "{text}");
+    cluster.until_described("pod", "web", &namespace, "VaultUnavailable").await;
 
     // A revocation that Vault cannot confirm is not given up, and the finalizer stays (I8).
     cluster.kubelet.remove(cluster.plane(), &before.pod).await.expect("removed");
@@ -85,4 +89,60 @@ async fn an_api_server_that_restarts_is_found_again() {
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;
     cluster.ended_well(&pod, &init).await;
+}
+
+#[tokio::test]
+async fn what_ends_while_its_attempt_waits_for_vault_ends_at_once() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("ends-while-minting").await;
+    let policy = "sys/policies/acl/vault-token-operator";
+    let whole = cluster.vault().must(Method::GET, policy, None).await.expect("a policy")["data"]["policy"].clone();
+    let lacking = whole.as_str().expect("a policy").replace("auth/token/create/", "auth/token/create-not/");
+    let set = async |text: &Value| {
+        let text = json!({ "policy": text });
+        cluster.vault().must(Method::PUT, policy, Some(&text)).await.expect("written");
+    };
+    set(&json!(lacking)).await;
+    let waiting = async |name: &str| {
+        let pod = cluster.pod(&PodSpec::new(&namespace, name, "shop-read", "1h")).await;
+        cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+        cluster.ask(&pod, |_| ()).await;
+        let waits = cluster.until(&pod, "wait for Vault", |request| reason(request) == "VaultForbids").await;
+        assert_eq!(waits.phase(), Phase::Minting);
+        pod
+    };
+    let (unwanted, gone) = (waiting("unwanted").await, waiting("gone").await);
+
+    let name = request_name(&unwanted.name, &unwanted.uid, 0);
+    cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--timeout=10s"]).await;
+    assert!(cluster.request(&unwanted, 0).await.is_none(), "the request is stuck");
+    cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
+    let failed = cluster.until_phase(&gone, Phase::Failed).await;
+    assert_eq!(condition(&failed, "Issued").1, "PodNotFound");
+
+    set(&whole).await;
+    let after = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
+    assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 1);
+    assert!(cluster.accepts(&after.token).await);
+}
+
+#[tokio::test]
+async fn an_operator_that_finds_no_api_server_ends_when_asked_to() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.plane().stop_apiserver().await;
+    let (process, _) = cluster.system.spawn_operator(&[]).expect("it starts");
+    let said = async |words: &str| {
+        let deadline = Instant::now() + LIMIT;
+        while !std::fs::read_to_string(process.log()).expect("a log").contains(words) {
+            assert!(Instant::now() < deadline, "it does not say {words:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    said("the watch of requests broke").await;
+    let asked = Instant::now();
+    process.stop(Duration::from_secs(10)).await;
+    assert!(process.exit_status().is_some_and(|status| status.success()), "{:?}", process.exit_status());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    cluster.plane().start_apiserver().await.expect("started");
 }

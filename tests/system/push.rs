@@ -1,15 +1,20 @@
 //! I6: what the init container accepts, and that a wrong push does not end its wait.
 
-use crate::support::{Cluster, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, shared, token_of};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 use vault_token_operator::api::Phase;
 use vault_token_operator::wire::PUSH_PATH;
+
+/// Where the operator makes tokens.
+const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 
 /// A pod whose init container waits, and whose request the operator does not serve yet.
 async fn waiting(cluster: &Cluster, name: &str) -> (PodHandle, Init) {
@@ -34,9 +39,9 @@ async fn post(pod: &PodHandle, path: &str, body: &str) -> (StatusCode, String) {
     (answer.status(), answer.text().await.expect("a text"))
 }
 
-/// A wrapping token for a token that an attacker made.
-async fn forged(cluster: &Cluster) -> Value {
-    let address = format!("{}/v1/auth/token/create", cluster.vault().address());
+/// A wrapping token for a token that somebody else made at this path.
+async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
+    let address = format!("{}/v1/{path}", cluster.vault().address());
     let pem = std::fs::read(cluster.vault().ca_path()).expect("a file");
     let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
     let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build().expect("a client");
@@ -44,7 +49,7 @@ async fn forged(cluster: &Cluster) -> Value {
         .post(address)
         .header("X-Vault-Token", cluster.vault().root_token().expose_secret())
         .header("X-Vault-Wrap-TTL", "90s")
-        .json(&json!({ "policies": ["default"], "ttl": "1h" }));
+        .json(&json!({ "policies": [policy], "ttl": "1h" }));
     request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
 }
 
@@ -53,11 +58,7 @@ async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     let (cluster, _guard) = shared().await;
     let (pod, init) = waiting(cluster, "wrong-push").await;
     let uid = cluster.request(&pod, 0).await.expect("a request").metadata.uid.expect("a UID");
-    let push = |uid: &str, wrap: &Value| {
-        json!({ "requestUID": uid, "attempt": 1, "wrappingToken": wrap["token"], "creationPath": wrap["creation_path"] })
-            .to_string()
-    };
-    let forged = forged(cluster).await;
+    let forged = wrapped(cluster, "auth/token/create", "default").await;
 
     assert_eq!(post(&pod, "/", "").await.0, StatusCode::NOT_FOUND);
     assert_eq!(post(&pod, PUSH_PATH, "nonsense").await.0, StatusCode::BAD_REQUEST);
@@ -77,43 +78,106 @@ async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     served_after_all(cluster, &pod, &init).await;
 }
 
+/// A pod whose request records this accessor as that of its first attempt, while no operator runs.
+async fn recorded(cluster: &Cluster, name: &str, accessor: &Value) -> (PodHandle, Init, String) {
+    let (pod, init) = waiting(cluster, name).await;
+    cluster.system.kill_operator();
+    let request = cluster.request(&pod, 0).await.expect("a request");
+    let status = json!({ "status": { "phase": "Issued", "attempts": 1, "tokenAccessor": accessor } });
+    let name = crate::support::name(&request);
+    let params = kube::api::PatchParams::default();
+    let patch = kube::api::Patch::Merge(&status);
+    cluster.requests(&pod.namespace).patch_status(&name, &params, &patch).await.expect("a status");
+    (pod, init, request.metadata.uid.expect("a UID"))
+}
+
+fn push(uid: &str, wrap: &Value) -> String {
+    json!({ "requestUID": uid, "attempt": 1, "wrappingToken": wrap["token"], "creationPath": wrap["creation_path"] })
+        .to_string()
+}
+
 #[tokio::test]
 async fn i6_a_forged_push_after_the_record_is_refused() {
-    let (cluster, _guard) = shared().await;
-    let (pod, init) = waiting(cluster, "forged-push").await;
-    let request = cluster.request(&pod, 0).await.expect("a request");
-    let forged = forged(cluster).await;
-    // The status as it is between record and push: the record is another token's.
-    let recorded = json!({ "status": { "phase": "Issued", "attempts": 1, "tokenAccessor": "of-another-token" } });
-    // While the pod does not initialize by its status, the operator leaves the request alone for a moment.
-    let push = json!({ "requestUID": request.metadata.uid, "attempt": 1, "wrappingToken": forged["token"],
-        "creationPath": forged["creation_path"] });
-    let patch = kube::api::Patch::Merge(&recorded);
-    let params = kube::api::PatchParams::default();
-    let name = crate::support::name(&request);
-    cluster.requests(&pod.namespace).patch_status(&name, &params, &patch).await.expect("a status");
-    let (_, text) = post(&pod, PUSH_PATH, &push.to_string()).await;
-    assert!(!text.contains("stored"), "{text}");
-    assert!(!pod.volume.join("token").exists(), "a token was accepted that the request does not record");
+    let (cluster, _guard) = alone().await;
+    let (pod, init, uid) = recorded(cluster, "forged-push", &json!("of-another-token")).await;
+
+    // Not by way of a token role at all: it stays unopened.
+    let elsewhere = wrapped(cluster, "auth/token/create", "default").await;
+    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &elsewhere)).await;
+    assert!(text.contains("not made by creating a token as the operator says"), "{text}");
+    let opened = json!({ "token": elsewhere["token"] });
+    cluster.vault().must(Method::POST, "sys/wrapping/lookup", Some(&opened)).await.expect("it was opened");
+
+    // By way of the operator's own token role: only the accessor tells.
+    let forged = wrapped(cluster, ROLE_PATH, "shop-read").await;
+    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &forged)).await;
+    assert!(text.contains("another token than the one that the request records"), "{text}");
+    assert!(text.contains("\"lost\""), "{text}");
+    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &forged)).await;
+    assert!(text.contains("was used before, or has expired"), "{text}");
+
+    let names: Vec<_> = std::fs::read_dir(&pod.volume).expect("a folder").collect();
+    assert!(names.is_empty(), "a token was accepted that the request does not record: {names:?}");
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
     served_after_all(cluster, &pod, &init).await;
+}
+
+#[tokio::test]
+async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() {
+    let (cluster, _guard) = alone().await;
+    let wrap = wrapped(cluster, ROLE_PATH, "shop-read").await;
+    let (pod, _init, uid) = recorded(cluster, "push-breaks-off", &wrap["wrapped_accessor"]).await;
+    cluster.vault().pause();
+    let url = format!("http://{}{PUSH_PATH}", SocketAddr::new(pod.address, INIT_PORT));
+    let impatient =
+        reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(500)).build().expect("a client");
+    let sent = impatient.post(url).body(push(&uid, &wrap)).send().await;
+    cluster.vault().resume();
+    assert!(sent.expect_err("it was answered").is_timeout());
+    // The next push of the same token finds it stored.
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &wrap)).await;
+        match text.contains("\"stored\"") {
+            true => break,
+            false => assert!(Instant::now() < deadline, "{text}"),
+        }
+    }
+    assert!(cluster.accepts(&token_of(&pod)).await);
 }
 
 #[tokio::test]
 async fn slow_and_idle_peers_do_not_keep_the_operator_out() {
     let (cluster, _guard) = shared().await;
     let (pod, init) = waiting(cluster, "slow-push").await;
-    // More than the connections that are taken at a time: each gives its place up after two seconds.
-    let mut idle: Vec<TcpStream> =
-        (0..80).map(|_| TcpStream::connect(SocketAddr::new(pod.address, INIT_PORT)).expect("connected")).collect();
-    for stream in &mut idle {
-        stream.write_all(b"POST ").expect("written");
+    let peer = SocketAddr::new(pod.address, INIT_PORT);
+    // One takes every place that it gets, again and again; others take the rest once, and hold it while they can.
+    let flood = tokio::spawn(async move {
+        let mut held = VecDeque::new();
+        loop {
+            match idle(peer, 200).await {
+                Some(stream) => held.push_back(stream),
+                None => tokio::task::yield_now().await,
+            }
+            if held.len() > 100 {
+                held.pop_front();
+            }
+        }
+    });
+    let mut held = Vec::new();
+    for number in 0..80 {
+        held.extend(idle(peer, 201 + number % 16).await);
     }
+    assert!(held.len() > 64, "{} connections", held.len());
     served_after_all(cluster, &pod, &init).await;
-    for mut stream in idle {
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-        let mut text = Vec::new();
-        // The process has ended, and with it every connection.
-        let _ = stream.read_to_end(&mut text);
-        assert!(!String::from_utf8_lossy(&text).contains("200 OK"));
-    }
+    flood.abort();
+}
+
+/// A connection from an address of its own, on which a request is begun and not ended.
+async fn idle(peer: SocketAddr, host: u8) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new([127, 0, 0, host].into(), 0)).expect("bound");
+    let mut stream = tokio::time::timeout(Duration::from_millis(200), socket.connect(peer)).await.ok()?.ok()?;
+    stream.write_all(b"POST ").await.ok()?;
+    Some(stream)
 }

@@ -86,6 +86,9 @@ impl Cluster {
         let _starting = self.starting.lock().await;
         if !self.usual.load(Ordering::Acquire) {
             self.system.kill_operator();
+            // A test that failed may have left it so.
+            self.vault().resume();
+            self.vault().unseal().await.expect("unsealed");
             self.system.start_operator(&[]).await.expect("the operator starts");
             self.usual.store(true, Ordering::Release);
         }
@@ -189,6 +192,18 @@ impl Cluster {
                 request if Instant::now() > deadline => panic!("no {what} within {LIMIT:?}: {request:#?}"),
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
+        }
+    }
+
+    /// Waits until `kubectl describe` says these words of an object.
+    pub async fn until_described(&self, kind: &str, name: &str, namespace: &str, words: &str) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = self.kubectl(&["describe", kind, name, "-n", namespace]).await;
+            if text.contains(words) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{kind} {name}: no {words}: {text}");
         }
     }
 

@@ -35,6 +35,7 @@ pub struct System {
     binary: PathBuf,
     folder: PathBuf,
     token_file: PathBuf,
+    login_file: PathBuf,
     kubeconfig: PathBuf,
     starts: AtomicU32,
     testbed: Testbed,
@@ -69,9 +70,13 @@ impl System {
         let token = control_plane.service_account_token(OPERATOR, OPERATOR, &[], None, 24 * 3600).await?;
         crate::pki::write(&token_file, &token)?;
         let kubeconfig = control_plane.kubeconfig_for_token(OPERATOR, BearerToken::File(&token_file))?;
+        // As the volume vault-login in config/deployment.yaml.
+        let login_file = folder.join("vault-login-token");
+        let token = control_plane.service_account_token(OPERATOR, OPERATOR, &["vault"], None, 24 * 3600).await?;
+        crate::pki::write(&login_file, &token)?;
         let operator = Mutex::default();
         let starts = AtomicU32::new(0);
-        Ok(Self { operator, binary: binary.to_owned(), folder, token_file, kubeconfig, starts, testbed })
+        Ok(Self { operator, binary: binary.to_owned(), folder, token_file, login_file, kubeconfig, starts, testbed })
     }
 
     /// Creates a namespace whose ServiceAccount `default` may ask for tokens.
@@ -92,9 +97,9 @@ impl System {
         &self.kubeconfig
     }
 
-    /// The file with the token of the operator's ServiceAccount.
-    pub fn operator_token_file(&self) -> &Path {
-        &self.token_file
+    /// The files with the tokens of the operator's ServiceAccount: for the API server, and for Vault.
+    pub fn operator_token_files(&self) -> [&Path; 2] {
+        [&self.token_file, &self.login_file]
     }
 
     /// The logs of all operators that ran so far, the first one first.
@@ -108,27 +113,9 @@ impl System {
 
     /// Starts the operator, and waits until it is ready. `settings` are further environment variables.
     pub async fn start_operator(&self, settings: &[(&str, &str)]) -> Result<(), Error> {
-        let vault = self.testbed.vault();
-        let log = self.log(self.starts.fetch_add(1, Ordering::Relaxed));
         let mut attempt = 1;
         loop {
-            let [port] = port::free()?;
-            let health = format!("127.0.0.1:{port}");
-            let mut command = process::image_command(&self.binary, &self.folder)?;
-            command
-                .arg("run")
-                .env("KUBECONFIG", &self.kubeconfig)
-                .env("VTO_CLUSTER", CLUSTER)
-                .env("VTO_SERVICE_ACCOUNT_TOKEN_FILE", &self.token_file)
-                .env("VTO_HEALTH_ADDRESS", &health)
-                // Pods of the testbed have loopback addresses.
-                .env("VTO_POD_NETWORKS", "127.0.0.0/8,::1/128")
-                .env("VTO_LOG_FORMAT", "json")
-                .env("VTO_LOG", "trace")
-                .env("VAULT_ADDR", vault.address())
-                .env("VAULT_CACERT", vault.ca_path())
-                .envs(settings.iter().copied());
-            let process = Process::spawn("vault-token-operator", command, &log)?;
+            let (process, health) = self.spawn_operator(settings)?;
             // Without TLS, and so without the cost of reading the system's certificates.
             let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
             let client = client.map_err(|source| Error::Http { what: "could not make a client".into(), source })?;
@@ -141,6 +128,29 @@ impl System {
                 }
             }
         }
+    }
+
+    /// Starts the operator and waits for nothing; gives its process, and the address of its health endpoint.
+    pub fn spawn_operator(&self, settings: &[(&str, &str)]) -> Result<(Process, String), Error> {
+        let vault = self.testbed.vault();
+        let log = self.log(self.starts.fetch_add(1, Ordering::Relaxed));
+        let [port] = port::free()?;
+        let health = format!("127.0.0.1:{port}");
+        let mut command = process::image_command(&self.binary, &self.folder)?;
+        command
+            .arg("run")
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("VTO_CLUSTER", CLUSTER)
+            .env("VTO_SERVICE_ACCOUNT_TOKEN_FILE", &self.login_file)
+            .env("VTO_HEALTH_ADDRESS", &health)
+            // Pods of the testbed have loopback addresses.
+            .env("VTO_POD_NETWORKS", "127.0.0.0/8,::1/128")
+            .env("VTO_LOG_FORMAT", "json")
+            .env("VTO_LOG", "trace")
+            .env("VAULT_ADDR", vault.address())
+            .env("VAULT_CACERT", vault.ca_path())
+            .envs(settings.iter().copied());
+        Ok((Process::spawn("vault-token-operator", command, &log)?, health))
     }
 
     /// Kills the operator (SIGKILL), in the midst of whatever it does.
