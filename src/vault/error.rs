@@ -32,7 +32,7 @@ pub enum Error {
         /// Vault's own words, on one line.
         messages: String,
     },
-    /// Vault is known to be away, and nothing was sent: see [`Breaker`](super::breaker::Breaker).
+    /// Vault is known to be away, and nothing was sent: see `breaker.rs`.
     #[error("{0}")]
     Away(String),
     /// Vault makes tokens that cannot be recorded, and so not be revoked either.
