@@ -6,8 +6,11 @@ path "auth/token/create/vault-token-operator-main" {
   capabilities = ["create", "update", "sudo"]
 }
 
-# Look at and revoke tokens by their accessors.
+# Look at, renew and revoke tokens by their accessors.
 path "auth/token/lookup-accessor" {
+  capabilities = ["update"]
+}
+path "auth/token/renew-accessor" {
   capabilities = ["update"]
 }
 path "auth/token/revoke-accessor" {

@@ -105,6 +105,14 @@ reasons! {
     PodDeleted,
     /// The token was revoked because its request was deleted.
     RequestDeleted,
+    /// The token was revoked because the same pod has a newer one.
+    Superseded,
+    /// Vault does not know the token any more, although its pod lives.
+    TokenExpired,
+    /// The token could not be renewed yet.
+    RenewalFailed,
+    /// Waiting: the pod or its namespace has asked for more tokens than it may have in a minute.
+    MintBudgetExhausted,
 }
 
 impl fmt::Display for Reason {

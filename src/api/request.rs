@@ -121,13 +121,21 @@ pub struct VaultTokenRequestStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered_at: Option<Time>,
 
-    /// When Vault ends the token unless it is renewed.
+    /// When the operator renewed the token last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<Time>,
+
+    /// When Vault ends the token unless it is renewed; the operator renews it while its pod lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
 
     /// When Vault confirmed that the token is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<Time>,
+
+    /// When the request came to its end; it is deleted some time after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
 
     /// The last attempts that ended without a token in the init container's hands, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -43,10 +43,16 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
 
 /// The action that a waiting reason holds up, for those that somebody may have to do something about.
 fn held_up(reason: &str) -> Option<&'static str> {
-    [(Reason::VaultUnavailable, "Wait"), (Reason::VaultForbids, "Wait"), (Reason::PushFailed, "Deliver")]
-        .into_iter()
-        .find(|(known, _)| known.as_str() == reason)
-        .map(|(_, action)| action)
+    [
+        (Reason::VaultUnavailable, "Wait"),
+        (Reason::VaultForbids, "Wait"),
+        (Reason::MintBudgetExhausted, "Wait"),
+        (Reason::PushFailed, "Deliver"),
+        (Reason::RenewalFailed, "Renew"),
+    ]
+    .into_iter()
+    .find(|(known, _)| known.as_str() == reason)
+    .map(|(_, action)| action)
 }
 
 fn issued(status: &VaultTokenRequestStatus) -> String {

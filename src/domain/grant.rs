@@ -19,6 +19,8 @@ pub struct Limits {
     pub max_ttl: Duration,
     /// Where pods live.
     pub networks: PodNetworks,
+    /// How long a request is kept once its token is dead.
+    pub retention: Duration,
 }
 
 /// What a verified pod gets.
@@ -204,7 +206,7 @@ pub(crate) mod tests {
 
     pub(crate) fn limits() -> Limits {
         let hour = Duration::from_secs(3600);
-        Limits { default_ttl: 72 * hour, max_ttl: 768 * hour, networks: PodNetworks::default() }
+        Limits { default_ttl: 72 * hour, max_ttl: 768 * hour, networks: PodNetworks::default(), retention: 24 * hour }
     }
 
     pub(crate) fn request() -> VaultTokenRequest {

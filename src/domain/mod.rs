@@ -11,5 +11,6 @@ pub mod grant;
 pub mod plan;
 pub mod pod;
 pub mod policies;
+pub mod renewal;
 pub mod status;
 pub mod token;

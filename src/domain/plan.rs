@@ -4,10 +4,11 @@
 use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{Observation, PodFacts};
+use super::renewal::{renew_at, spread};
 use super::token::{Hand, Intent, Wrapped};
-use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{ConditionType, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::text::one_line;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,15 @@ pub const MAX_ATTEMPTS: u32 = 5;
 /// How long after an attempt that came to nothing the next one may begin: whatever is wrong has some time to mend.
 const SPACING: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
+/// How long requests are kept that say little (denied, failed, superseded): a pod has ten names for its requests at most.
+const SHORT_RETENTION: Duration = Duration::from_secs(15 * 60);
+
+/// How long after it was sent a renewal can take effect, and by how much the clocks of Vault and the operator can differ.
+const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Seconds between looks at a renewal that waits for Vault.
+const RENEWAL_RETRY: i64 = 10;
+
 /// Everything that the next step of one request depends on.
 #[derive(Debug)]
 pub struct Observed<'a> {
@@ -25,6 +35,8 @@ pub struct Observed<'a> {
     /// A fresh read of its pod; `None` where [`wants_pod`] says that none is wanted, or where the watch shows the
     /// pod of a delivered token alive. Nothing ever ends for want of a look (rule 7).
     pub pod: Option<&'a Observation>,
+    /// The name of a newer request of the same pod that is Delivered.
+    pub superseded_by: Option<&'a str>,
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
@@ -62,13 +74,38 @@ pub enum Step {
     RevokeAbandoned(String),
     /// Revoke the token because its time has come, and record that (rule 7).
     RevokeFinally(String, Why),
+    /// Record that the token is dead for want of time, since Vault could not be asked for so long (rule 8).
+    RevokedByTime(Why),
+    /// Renew the token (rule 8).
+    Renew(String),
     /// Let the request go: its token is dead, or there never was one (rule 7).
     Release,
+    /// Delete the request: it was kept for long enough.
+    Delete,
 }
 
-/// Whether the next step of the request depends on its pod.
-pub fn wants_pod(request: &VaultTokenRequest) -> bool {
-    !(request.phase().is_final() || request.metadata.deletion_timestamp.is_some())
+/// Whether the next step of the request depends on its pod. That of a delivered token is not looked at while the watch shows it
+/// alive and Vault has nothing to do for it: a cache may keep a token alive, and never end it.
+pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now: Timestamp) -> bool {
+    if request.phase().is_final() || request.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    let rests = request.phase() == Phase::Delivered && (vault_away || renewal_due(request).is_none_or(|due| due > now));
+    !(lives && rests)
+}
+
+/// Whether one request of a pod makes an older one of the same pod end: only once it is Delivered, so that no pod is ever
+/// without a token because it asked for another.
+pub fn supersedes(newer: &VaultTokenRequest, older: &VaultTokenRequest) -> bool {
+    newer.phase() == Phase::Delivered
+        && newer.spec.pod_uid == older.spec.pod_uid
+        && newer.spec.sequence > older.spec.sequence
+}
+
+/// When the token is to be renewed.
+fn renewal_due(request: &VaultTokenRequest) -> Option<Timestamp> {
+    let uid = request.metadata.uid.as_deref().unwrap_or_default();
+    renew_at(request.status.as_ref()?, spread(uid))
 }
 
 /// Decides the next step.
@@ -81,13 +118,7 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         return Step::RevokeUnrecorded;
     }
     match request.phase() {
-        phase if phase.is_final() => {
-            if request.has_finalizer() {
-                Step::Release
-            } else {
-                Step::Settle
-            }
-        }
+        phase if phase.is_final() => finished(observed, &status),
         Phase::Issued | Phase::Delivered | Phase::Revoking => match status.token_accessor.clone() {
             Some(accessor) => with_token(observed, &status, accessor),
             // No operator writes this; somebody who may write the status did.
@@ -97,10 +128,33 @@ pub fn decide(observed: &Observed<'_>) -> Step {
     }
 }
 
+/// A request that came to its end.
+fn finished(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
+    let request = observed.request;
+    if request.has_finalizer() {
+        return Step::Release;
+    }
+    if request.metadata.deletion_timestamp.is_some() {
+        return Step::Settle;
+    }
+    let told = request.phase() == Phase::Revoked && status.reason.as_deref() != Some(Reason::Superseded.as_str());
+    let kept = observed.limits.retention.min(if told { Duration::MAX } else { SHORT_RETENTION });
+    let created = request.metadata.creation_timestamp.as_ref();
+    let due = status.finished_at.as_ref().or(created).and_then(|since| since.0.checked_add(kept).ok());
+    match due {
+        Some(due) if due <= observed.now => Step::Delete,
+        Some(due) => Step::Later(due),
+        None => Step::Settle,
+    }
+}
+
 /// A request that no token is recorded for.
 fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
     if observed.request.metadata.deletion_timestamp.is_some() {
         return Step::Fail(Why::new(Reason::RequestDeleted, "the request was deleted before a token was issued"));
+    }
+    if let Some(newer) = observed.superseded_by {
+        return Step::Fail(superseded(newer));
     }
     let Some(pod) = observed.pod else { return Step::Settle };
     match (verify(observed.request, pod, observed.limits), pod) {
@@ -142,10 +196,14 @@ fn spaced(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
 /// A request whose status records a token.
 fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
     if let Some(end) = end(observed) {
-        return Step::RevokeFinally(accessor, end);
+        return if last_expiry(status).is_some_and(|last| last <= observed.now) {
+            Step::RevokedByTime(end)
+        } else {
+            Step::RevokeFinally(accessor, end)
+        };
     }
     match observed.request.phase() {
-        Phase::Delivered => Step::Settle,
+        Phase::Delivered => renewal(observed, accessor),
         Phase::Revoking => Step::RevokeAbandoned(accessor),
         _ => match (observed.hand, observed.pod) {
             (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(Observation::Present(facts)))
@@ -161,6 +219,31 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
     }
 }
 
+/// A delivered token of a pod that lives.
+fn renewal(observed: &Observed<'_>, accessor: String) -> Step {
+    match renewal_due(observed.request) {
+        None => Step::Settle,
+        Some(due) if due > observed.now => Step::Later(due),
+        Some(_) if observed.vault_away.is_some() => {
+            let wait = SignedDuration::from_secs(RENEWAL_RETRY);
+            observed.now.checked_add(wait).map_or(Step::Settle, Step::Later)
+        }
+        // A look that began without the pod goes over to one with it.
+        Some(_) if observed.pod.is_none() => Step::Later(observed.now),
+        Some(_) => Step::Renew(accessor),
+    }
+}
+
+/// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which
+/// the condition Revoked marks (rule 8).
+fn last_expiry(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
+    let tried = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Revoked.as_str())?;
+    let period = super::duration::parse(status.ttl.as_deref()?).ok()?;
+    let renewed_until = tried.last_transition_time.0.checked_add(period).ok()?;
+    let last = status.expires_at.as_ref().map_or(renewed_until, |expires| renewed_until.max(expires.0));
+    last.checked_add(CALL_DEADLINE).ok()
+}
+
 /// Whether the wrapping token in hand is that of the recorded token.
 fn belongs(wrapped: &Wrapped, status: &VaultTokenRequestStatus) -> bool {
     wrapped.attempt == status.attempts && Some(&wrapped.minted.token_accessor) == status.token_accessor.as_ref()
@@ -169,7 +252,7 @@ fn belongs(wrapped: &Wrapped, status: &VaultTokenRequestStatus) -> bool {
 fn push(observed: &Observed<'_>, wrapped: &Wrapped, facts: &PodFacts) -> Step {
     if observed.now >= wrapped.minted.wrapping_expires_at {
         let status = observed.request.status.as_ref();
-        let last = status.and_then(|status| super::status::message(status, crate::api::ConditionType::Delivered));
+        let last = status.and_then(|status| super::status::message(status, ConditionType::Delivered));
         let last = last.map(|message| format!(" (last: {message})")).unwrap_or_default();
         return Step::Abandon(Why::new(
             Reason::AttemptAbandoned,
@@ -193,6 +276,9 @@ fn end(observed: &Observed<'_>) -> Option<Why> {
             "the request was deleted; if its pod still runs, restart it to get another token",
         ));
     }
+    if let Some(newer) = observed.superseded_by {
+        return Some(superseded(newer));
+    }
     match observed.pod? {
         Observation::Absent => Some(Why::new(Reason::PodDeleted, format!("the pod {} is gone", spec.pod_name))),
         Observation::Present(facts) if facts.uid != spec.pod_uid => Some(Why::new(
@@ -206,10 +292,14 @@ fn end(observed: &Observed<'_>) -> Option<Why> {
     }
 }
 
+fn superseded(newer: &str) -> Why {
+    Why::new(Reason::Superseded, format!("the pod has a newer token, by the request {newer}"))
+}
+
 /// Why a request ends that used up its attempts.
 pub fn exhausted(status: &VaultTokenRequestStatus) -> Why {
-    let last = super::status::message(status, crate::api::ConditionType::Delivered)
-        .or_else(|| super::status::message(status, crate::api::ConditionType::Issued))
+    let last = super::status::message(status, ConditionType::Delivered)
+        .or_else(|| super::status::message(status, ConditionType::Issued))
         .unwrap_or_default();
     Why::new(Reason::AttemptsExhausted, format!("all {MAX_ATTEMPTS} attempts failed; the last one: {last}"))
 }

@@ -20,7 +20,23 @@ fn living(patch: Value) -> Observation {
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
     let limits = limits();
-    decide(&Observed { request, pod, hand, vault_away, limits: &limits, now: at(NOW) })
+    decide(&Observed { request, pod, superseded_by: None, hand, vault_away, limits: &limits, now: at(NOW) })
+}
+
+/// With nothing in hand, at this second.
+fn decided_at(
+    request: &VaultTokenRequest,
+    pod: Option<&Observation>,
+    superseded_by: Option<&str>,
+    second: i64,
+) -> Step {
+    let limits = limits();
+    let now = at(second);
+    decide(&Observed { request, pod, superseded_by, hand: &Hand::Empty, vault_away: None, limits: &limits, now })
+}
+
+fn wants(request: &VaultTokenRequest, lives: bool) -> bool {
+    wants_pod(request, lives, false, at(NOW))
 }
 
 fn minted(wrapping_expires: i64) -> Minted {
@@ -174,7 +190,7 @@ fn i8_the_finalizer_goes_in_a_final_phase_only() {
     let mut revoked = in_phase(Phase::Revoked, 1);
     assert_eq!(decided(&revoked, None, &Hand::Empty, None), Step::Release);
     revoked.metadata.finalizers = None;
-    assert_eq!(decided(&revoked, None, &Hand::Empty, None), Step::Settle);
+    assert!(matches!(decided(&revoked, None, &Hand::Empty, None), Step::Later(_)), "it is kept for a while");
 }
 
 #[test]
@@ -188,11 +204,11 @@ fn i4_a_bad_annotation_is_denied_at_first_and_ends_what_had_begun() {
 #[test]
 fn the_pod_is_looked_at_whenever_it_matters() {
     for phase in [Phase::Minting, Phase::Issued, Phase::Delivered, Phase::Revoking] {
-        assert!(wants_pod(&in_phase(phase, 1)), "{phase}");
+        assert!(wants(&in_phase(phase, 1), false), "{phase}");
     }
-    assert!(wants_pod(&request()));
-    assert!(!wants_pod(&in_phase(Phase::Revoked, 1)));
-    assert!(!wants_pod(&deleted(request())));
+    assert!(wants(&request(), true));
+    assert!(!wants(&in_phase(Phase::Revoked, 1), false));
+    assert!(!wants(&deleted(request()), false));
 }
 
 #[test]
@@ -251,4 +267,99 @@ fn an_attempt_ends_with_its_request() {
     let last = cleared.history.last().expect("an attempt");
     assert_eq!((last.number, last.outcome), (3, AttemptOutcome::Undelivered));
     assert_eq!(last.token_accessor.as_deref(), Some("token-accessor"));
+}
+
+/// Delivered at 0, to end at 300 unless it is renewed.
+fn delivered() -> VaultTokenRequest {
+    let mut request = in_phase(Phase::Issued, 1);
+    request.status = Some(Draft::new(request.status.as_ref(), Some(1), at(0)).delivered(Some(at(300))));
+    request
+}
+
+#[test]
+fn rule_8_a_delivered_token_is_renewed_in_time_and_never_after_its_end() {
+    let (request, alive) = (delivered(), living(json!({})));
+    let Step::Later(due) = decided_at(&request, None, None, 100) else { panic!("not yet") };
+    assert!((120..=150).contains(&due.as_second()), "{due}");
+    assert!(!wants_pod(&request, true, false, at(100)), "nothing to look at before");
+    assert!(wants_pod(&request, true, false, at(151)), "a renewal sees the pod fresh");
+    assert!(!wants_pod(&request, true, true, at(151)), "Vault is away: nothing to look at either");
+    assert_eq!(decided_at(&request, None, None, 151), Step::Later(at(151)));
+    assert_eq!(decided_at(&request, Some(&alive), None, 151), Step::Renew("token-accessor".to_owned()));
+    for (request, pod) in [(deleted(delivered()), None), (delivered(), Some(&Observation::Absent))] {
+        let step = decided_at(&request, pod, None, 151);
+        assert!(matches!(step, Step::RevokeFinally(..)), "{step:?}");
+    }
+    let renewed = Draft::new(request.status.as_ref(), Some(1), at(151)).renewed(at(451));
+    let again = VaultTokenRequest { status: Some(renewed), ..request };
+    let Step::Later(due) = decided_at(&again, None, None, 152) else { panic!("not yet") };
+    assert!((151 + 120..=151 + 150).contains(&due.as_second()), "{due}");
+}
+
+#[test]
+fn rule_8_a_finalizer_goes_by_time_only_past_the_last_possible_expiry() {
+    let away = Why::new(Reason::VaultUnavailable, "connection refused");
+    let mut request = deleted(delivered());
+    request.status.as_mut().expect("a status").ttl = Some("5m".to_owned());
+    assert!(matches!(decided_at(&request, None, None, 100_000), Step::RevokeFinally(..)), "nobody has tried yet");
+    // A renewal that was sent just before the first try may have made it live for a period from then.
+    request.status = Some(Draft::new(request.status.as_ref(), Some(1), at(290)).not_revoked(&away));
+    for second in [300, 590, 649] {
+        assert!(matches!(decided_at(&request, None, None, second), Step::RevokeFinally(..)), "{second}");
+    }
+    let step = decided_at(&request, None, None, 650);
+    assert!(matches!(&step, Step::RevokedByTime(why) if why.reason == Reason::RequestDeleted), "{step:?}");
+    // The mark of an earlier attempt's token says nothing of this one.
+    let cleared = Draft::new(request.status.as_ref(), Some(1), at(300)).cleared();
+    assert!(super::super::status::message(&cleared, ConditionType::Revoked).is_none());
+}
+
+#[test]
+fn rule_7_an_older_request_ends_once_a_newer_one_of_its_pod_is_delivered() {
+    let alive = living(json!({}));
+    for phase in [Phase::Issued, Phase::Delivered, Phase::Revoking] {
+        let step = decided_at(&in_phase(phase, 1), Some(&alive), Some("web-8f1c-1"), 1);
+        assert!(matches!(&step, Step::RevokeFinally(_, why) if why.reason == Reason::Superseded), "{step:?}");
+    }
+    for request in [request(), in_phase(Phase::Minting, 1)] {
+        let step = decided_at(&request, Some(&alive), Some("web-8f1c-1"), 1);
+        assert!(matches!(&step, Step::Fail(why) if why.reason == Reason::Superseded), "{step:?}");
+    }
+    let mut newer = delivered();
+    newer.spec.sequence += 1;
+    assert!(supersedes(&newer, &delivered()) && !supersedes(&delivered(), &newer));
+    newer.status = in_phase(Phase::Issued, 1).status;
+    assert!(!supersedes(&newer, &delivered()), "not before its pod has it");
+    newer = delivered();
+    newer.spec.sequence += 1;
+    newer.spec.pod_uid = "another".to_owned();
+    assert!(!supersedes(&newer, &delivered()));
+}
+
+#[test]
+fn finished_requests_are_kept_for_a_while() {
+    let released = |mut request: VaultTokenRequest| {
+        request.metadata.finalizers = None;
+        request
+    };
+    let finished = |reason| {
+        let request = in_phase(Phase::Delivered, 1);
+        let status = Draft::new(request.status.as_ref(), Some(1), at(NOW)).revoked(&Why::new(reason, "why"));
+        released(VaultTokenRequest { status: Some(status), ..request })
+    };
+    let day = NOW + 24 * 3600;
+    assert_eq!(decided_at(&finished(Reason::PodDeleted), None, None, NOW), Step::Later(at(day)));
+    assert_eq!(decided_at(&finished(Reason::PodDeleted), None, None, day), Step::Delete);
+    assert_eq!(decided_at(&finished(Reason::Superseded), None, None, NOW), Step::Later(at(NOW + 900)));
+    let denied = Draft::new(None, Some(1), at(NOW)).denied(&Why::new(Reason::PoliciesMissing, "why"));
+    let denied = released(VaultTokenRequest { status: Some(denied), ..request() });
+    assert_eq!(decided_at(&denied, None, None, NOW + 900), Step::Delete);
+    let mut held = finished(Reason::PodDeleted);
+    held.metadata.finalizers = Some(vec![crate::api::FINALIZER.to_owned()]);
+    assert_eq!(decided_at(&held, None, None, day), Step::Release, "the finalizer goes first");
+    assert_eq!(
+        decided_at(&deleted(finished(Reason::PodDeleted)), None, None, day),
+        Step::Settle,
+        "it is going already"
+    );
 }

@@ -56,19 +56,41 @@ impl Draft {
     pub fn delivered(mut self, expires_at: Option<Timestamp>) -> VaultTokenRequestStatus {
         self.status.delivered_at = Some(Time(self.now));
         self.status.expires_at = expires_at.map(Time);
-        let delivered = Why::new(Reason::TokenDelivered, "the init container confirmed that it holds the token");
-        self.set(ConditionType::Delivered, true, &delivered);
+        self.set(ConditionType::Delivered, true, &held());
         self.close(Phase::Delivered, Reason::TokenDelivered)
+    }
+
+    /// Vault renewed the token.
+    pub fn renewed(mut self, expires_at: Timestamp) -> VaultTokenRequestStatus {
+        self.status.renewed_at = Some(Time(self.now));
+        self.status.expires_at = Some(Time(expires_at));
+        self.set(ConditionType::Delivered, true, &held());
+        self.close(Phase::Delivered, Reason::TokenDelivered)
+    }
+
+    /// Vault does not let the token be renewed; it is tried again.
+    pub fn not_renewed(mut self, why: &Why) -> VaultTokenRequestStatus {
+        let message = format!("the token cannot be renewed: {}", why.message);
+        self.set(ConditionType::Delivered, true, &Why::new(Reason::RenewalFailed, message));
+        self.close(Phase::Delivered, Reason::RenewalFailed)
+    }
+
+    /// The token is found dead under a pod that lives.
+    pub fn expired(self) -> VaultTokenRequestStatus {
+        let message = "Vault does not know the token any more: it expired, or somebody else revoked it. Restart the \
+                       pod to get another one";
+        self.dead(&Why::new(Reason::TokenExpired, message))
     }
 
     /// The request waits; the condition that is held up says for what.
     pub fn waiting(mut self, why: &Why) -> VaultTokenRequestStatus {
         let phase = self.status.phase.unwrap_or_default();
         let held_up = match phase {
-            Phase::Pending if why.reason != Reason::VaultUnavailable => ConditionType::Authorized,
+            Phase::Pending if ![Reason::VaultUnavailable, Reason::MintBudgetExhausted].contains(&why.reason) => {
+                ConditionType::Authorized
+            }
             Phase::Pending | Phase::Minting => ConditionType::Issued,
-            Phase::Issued => ConditionType::Delivered,
-            _ => ConditionType::Revoked,
+            _ => ConditionType::Delivered,
         };
         self.set(held_up, false, why);
         self.close(phase, why.reason)
@@ -83,6 +105,13 @@ impl Draft {
         self.close(Phase::Pending, why.reason)
     }
 
+    /// The token could not be revoked yet. The condition's first transition marks the first try (rule 8).
+    pub fn not_revoked(mut self, why: &Why) -> VaultTokenRequestStatus {
+        let phase = self.status.phase.unwrap_or_default();
+        self.set(ConditionType::Revoked, false, why);
+        self.close(phase, why.reason)
+    }
+
     /// The attempt is given up; its token is to be revoked next (rule 6).
     pub fn abandoned(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.set(ConditionType::Delivered, false, why);
@@ -94,6 +123,8 @@ impl Draft {
         self.status.wrapping_accessor = None;
         let accessor = self.status.token_accessor.take();
         self.end_attempt(AttemptOutcome::Undelivered, accessor);
+        // It was about that token; whatever comes next is another one.
+        self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.status.wrapping_expires_at = None;
         self.status.issued_at = None;
         if self.status.attempts >= MAX_ATTEMPTS {
@@ -121,12 +152,23 @@ impl Draft {
     }
 
     /// Vault confirmed that the token is dead (rule 7).
-    pub fn revoked(mut self, why: &Why) -> VaultTokenRequestStatus {
+    pub fn revoked(self, why: &Why) -> VaultTokenRequestStatus {
+        let message = format!("{}; Vault confirmed that its token is dead", why.message);
+        self.dead(&Why::new(why.reason, message))
+    }
+
+    /// Vault could not be asked for longer than the token can have lived (rule 8).
+    pub fn outlived(self, why: &Why) -> VaultTokenRequestStatus {
+        let message =
+            format!("{}; Vault could not be asked, and its token's last possible expiry is over", why.message);
+        self.dead(&Why::new(why.reason, message))
+    }
+
+    fn dead(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.status.revoked_at = Some(Time(self.now));
         // It does not expire any more; what it would have done says nothing to an auditor.
         self.status.expires_at = None;
-        let message = format!("{}; Vault confirmed that its token is dead", why.message);
-        self.set(ConditionType::Revoked, true, &Why::new(why.reason, message));
+        self.set(ConditionType::Revoked, true, why);
         self.close(Phase::Revoked, why.reason)
     }
 
@@ -165,10 +207,17 @@ impl Draft {
 
     fn close(mut self, phase: Phase, reason: Reason) -> VaultTokenRequestStatus {
         self.status.phase = Some(phase);
+        if phase.is_final() {
+            self.status.finished_at = Some(Time(self.now));
+        }
         self.status.reason = Some(reason.as_str().to_owned());
         self.status.observed_generation = self.generation;
         self.status
     }
+}
+
+fn held() -> Why {
+    Why::new(Reason::TokenDelivered, "the init container confirmed that it holds the token")
 }
 
 /// The message of a condition, if the status has that condition.

@@ -6,6 +6,10 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use std::time::Duration;
 
+/// The policy that every token has beside those that its pod asks for: it denies renewing oneself, so that a token that
+/// nobody records dies with its period (I3). It is in `config/vault/`.
+pub const BASE_POLICY: &str = "vault-token-base";
+
 /// What Vault answers to a wrapped creation of a token.
 #[derive(Debug)]
 pub struct Minted {

@@ -57,7 +57,7 @@ impl Requests {
             return Err(format!("the pod's name is longer than {MAX_POD_NAME} characters; give it a shorter one"));
         }
         let sequence = i64::try_from(Timestamp::now().as_nanosecond()).map_err(|_| "the clock is out of bounds")?;
-        let spec = VaultTokenRequestSpec {
+        let mut spec = VaultTokenRequestSpec {
             pod_name: pod_name.clone(),
             pod_uid: self.identity.pod_uid.clone(),
             sequence,
@@ -67,9 +67,11 @@ impl Requests {
         for digit in 0..REQUESTS_PER_POD {
             let mut request = VaultTokenRequest::new(&self.name(digit), spec.clone());
             request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
-            let made = self.patiently(|| self.post(&request)).await?;
-            if let Some(made) = made.filter(|made| made.spec.sequence == sequence) {
-                return Ok(made);
+            match self.patiently(|| self.post(&request)).await? {
+                Some(made) if made.spec.sequence == spec.sequence => return Ok(made),
+                // An older one, even if the node's clock went back since.
+                Some(older) => spec.sequence = spec.sequence.max(older.spec.sequence.saturating_add(1)),
+                None => {}
             }
         }
         Err(format!(

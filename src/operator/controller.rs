@@ -1,19 +1,22 @@
 //! The loop: watches, the queue, and how long a request waits for its next turn.
 
-use super::execute::{Executor, Look, Next};
+use super::execute::{Executor, Look, Next, Seen};
 use super::health::Health;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
-use crate::api::VaultTokenRequest;
+use super::turnstile::Turnstile;
+use super::world::Live;
+use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::backoff::Backoff;
+use crate::domain::plan::supersedes;
 use crate::domain::token::Hand;
 use crate::text::one_line;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Config, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
@@ -27,8 +30,11 @@ pub const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest:
 /// How long a stopping operator waits for the looks under way. Shorter than the grace period in config/.
 const DRAIN: Duration = Duration::from_secs(40);
 
-/// How many requests are in work at a time.
-const CONCURRENCY: u16 = 64;
+/// How many looks can have begun; most of them wait at the turnstile then.
+const CONCURRENCY: u16 = 2048;
+
+/// Wait of a request whose namespace has too many others in line.
+const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
 
 /// What is remembered of a request from one look to the next.
 #[derive(Default)]
@@ -46,8 +52,10 @@ struct Work {
 type Key = (Option<String>, String);
 
 struct Context {
-    executor: Executor,
+    executor: Executor<Live>,
+    requests: Store<VaultTokenRequest>,
     live: LivePods,
+    turnstile: Turnstile,
     /// Only what waits for another look has an entry.
     work: Mutex<HashMap<Key, Work>>,
 }
@@ -77,7 +85,7 @@ impl Context {
         }
     }
 
-    /// Something happened to the request's pod: the next look is due at once.
+    /// Something happened around the request: the next look is due at once.
     fn hurry(&self, request: &ObjectRef<VaultTokenRequest>) {
         if let Some(work) = self.work().get_mut(&(request.namespace.clone(), request.name.clone())) {
             work.echo = None;
@@ -95,7 +103,12 @@ fn key(request: &VaultTokenRequest) -> Key {
 }
 
 /// Serves requests until `stop` resolves and the looks under way have ended, or some time has passed since.
-pub async fn run(client: Client, executor: Executor, health: Health, stop: impl Future<Output = ()> + Send + 'static) {
+pub async fn run(
+    client: Client,
+    executor: Executor<Live>,
+    health: Health,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
     let stop = stop.shared();
     tokio::select! {
         () = serve(client, executor, health.clone(), stop.clone()) => {}
@@ -112,11 +125,13 @@ pub async fn run(client: Client, executor: Executor, health: Health, stop: impl 
 
 async fn serve(
     client: Client,
-    executor: Executor,
+    executor: Executor<Live>,
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let (requests, writer) = reflector::store();
+    let (sender, older) = futures::channel::mpsc::unbounded();
+    let known = requests.clone();
     let listed = health.clone();
     let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), watcher::Config::default())
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
@@ -128,15 +143,29 @@ async fn serve(
         })
         .modify(|request| request.managed_fields_mut().clear())
         .reflect(writer)
-        .applied_objects();
+        .applied_objects()
+        // After it is in the store: the older requests are looked at with it there.
+        .inspect_ok(move |request| {
+            for older in superseded(request, &known) {
+                // It is received for as long as the controller runs.
+                let _ = sender.unbounded_send(older);
+            }
+        });
     let live = LivePods::default();
-    let context = Arc::new(Context { executor, live: live.clone(), work: Mutex::default() });
+    let context = Arc::new(Context {
+        executor,
+        requests: requests.clone(),
+        live: live.clone(),
+        turnstile: Turnstile::new(),
+        work: Mutex::default(),
+    });
     let hurried = context.clone();
-    let pods = triggers(client, requests.clone(), live, health).inspect(move |request| hurried.hurry(request));
+    let pods = triggers(client, requests.clone(), live, health);
+    let news = futures::stream::select(pods, older).inspect(move |request| hurried.hurry(request));
     Controller::for_stream(watch, requests)
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(pods)
+        .reconcile_on(news)
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
@@ -178,6 +207,18 @@ fn readable(event: watcher::Event<DeserializeGuard<VaultTokenRequest>>) -> Optio
 }
 
 async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Result<Action, cluster::Error> {
+    let Some(_pass) = context.turnstile.enter(&request.namespace().unwrap_or_default()).await else {
+        return Ok(Action::requeue(CROWDED.after(1, rand::random())));
+    };
+    // What is true after the wait, not before it.
+    let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {
+        return Ok(Action::await_change());
+    };
+    // On the heap: what waits at the turnstile is to be small.
+    Box::pin(look(request, &context)).await
+}
+
+async fn look(request: Arc<VaultTokenRequest>, context: &Context) -> Result<Action, cluster::Error> {
     let mut work = context.take(&request);
     if let Some((version, due)) = &work.echo
         && request.resource_version().as_ref() == Some(version)
@@ -186,8 +227,14 @@ async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Re
         context.keep(&request, work);
         return Ok(Action::requeue(rest));
     }
-    let lives = context.live.contains(&request.spec.pod_uid);
-    let look = context.executor.advance(&request, &mut work.hand, lives).await;
+    let seen = Seen {
+        request: &request,
+        pod_lives: context.live.contains(&request.spec.pod_uid),
+        superseded_by: siblings(&request, &context.requests)
+            .find(|other| supersedes(other, &request))
+            .map(|other| other.name_any()),
+    };
+    let look = context.executor.advance(&seen, &mut work.hand).await;
     let wait = match &look {
         Ok(Look { next: Next::Rest, .. }) => return Ok(Action::await_change()),
         Ok(Look { next: Next::At(time), .. }) => {
@@ -203,6 +250,25 @@ async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Re
         look.as_ref().ok().and_then(|look| look.version.clone()).map(|version| (version, Instant::now() + wait));
     context.keep(&request, work);
     look.map(|_| Action::requeue(wait))
+}
+
+/// The other requests of the same pod, as far as the watch shows them.
+fn siblings(
+    request: &VaultTokenRequest,
+    requests: &Store<VaultTokenRequest>,
+) -> impl Iterator<Item = Arc<VaultTokenRequest>> {
+    let own = request.name_any();
+    let names = (0..REQUESTS_PER_POD).map(|digit| request_name(&request.spec.pod_name, &request.spec.pod_uid, digit));
+    let namespace = request.namespace().unwrap_or_default();
+    names
+        .filter(move |name| *name != own)
+        .filter_map(move |name| requests.get(&ObjectRef::new(&name).within(&namespace)))
+}
+
+/// The older requests of the pod of a request that is Delivered: they end now (rule 7).
+fn superseded(request: &VaultTokenRequest, requests: &Store<VaultTokenRequest>) -> Vec<ObjectRef<VaultTokenRequest>> {
+    let older = siblings(request, requests).filter(|other| !other.phase().is_final() && supersedes(request, other));
+    older.map(|other| ObjectRef::from_obj(&*other)).collect()
 }
 
 fn retry(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context>) -> Action {

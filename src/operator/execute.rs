@@ -1,18 +1,14 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
-use super::ledger::Ledger;
-use super::observe::Pods;
-use super::push::Pusher;
-use super::reaper::Reaper;
+use super::world::World;
 use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, decide, wants_pod};
-use crate::domain::pod::Observation;
 use crate::domain::status::Draft;
-use crate::domain::token::{Hand, Intent, Wrapped};
+use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
 use crate::text::one_line;
-use crate::vault::{self, TokenOrder, TokenStore};
+use crate::vault::{self, TokenOrder};
 use crate::wire::{Outcome, Push};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -25,15 +21,24 @@ use tokio::sync::Semaphore;
 const PUSHES: usize = 32;
 
 /// Takes requests forward.
-pub struct Executor {
+pub struct Executor<W> {
     cluster: String,
+    token_role: String,
     limits: Limits,
-    ledger: Ledger,
-    pods: Pods,
-    tokens: TokenStore,
-    reaper: Reaper,
-    pusher: Pusher,
+    world: W,
     pushes: Semaphore,
+}
+
+/// What the watches show of a request and its surroundings. It may be old: nothing ends because of it but an older request
+/// of a pod that has a newer token (rule 7).
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// The request.
+    pub request: &'a VaultTokenRequest,
+    /// Whether its pod is alive.
+    pub pod_lives: bool,
+    /// The name of a newer request of the same pod that is Delivered.
+    pub superseded_by: Option<String>,
 }
 
 /// What is to be done about a request once a look at it is over.
@@ -74,57 +79,41 @@ enum Go {
     Retry,
 }
 
-impl Executor {
+impl<W: World> Executor<W> {
     /// Puts the parts together.
-    ///
-    /// # Errors
-    /// What keeps the HTTP client for pods from being made.
-    pub fn new(
-        cluster: String,
-        limits: Limits,
-        ledger: Ledger,
-        pods: Pods,
-        tokens: TokenStore,
-    ) -> Result<Self, String> {
-        let reaper = Reaper::new(tokens.clone());
-        let pushes = Semaphore::new(PUSHES);
-        Ok(Self { cluster, limits, ledger, pods, tokens, reaper, pusher: Pusher::new()?, pushes })
+    pub fn new(cluster: String, token_role: String, limits: Limits, world: W) -> Self {
+        Self { cluster, token_role, limits, world, pushes: Semaphore::new(PUSHES) }
     }
 
     /// Sees to what is in memory for a request that is gone.
     pub fn drop_hand(&self, request_uid: &str, hand: &mut Hand) {
         if let Hand::Unconfirmed(wrapped) = std::mem::take(hand) {
-            let accessor = wrapped.minted.token_accessor;
-            self.reaper.take_back(request_uid.to_owned(), accessor, wrapped.period);
+            self.world.take_back(request_uid, wrapped.minted.token_accessor, wrapped.period);
         }
     }
 
-    /// Takes one request as far as it goes for now. `pod_lives` says that the watch shows its pod alive.
+    /// Takes one request as far as it goes for now.
     ///
     /// # Errors
     /// Where the API server could not be asked, or refused a write because somebody was faster.
-    pub async fn advance(
-        &self,
-        seen: &VaultTokenRequest,
-        hand: &mut Hand,
-        pod_lives: bool,
-    ) -> Result<Look, cluster::Error> {
-        let Some(mut request) = self.current(seen, hand).await? else {
-            self.drop_hand(&seen.uid().unwrap_or_default(), hand);
+    pub async fn advance(&self, seen: &Seen<'_>, hand: &mut Hand) -> Result<Look, cluster::Error> {
+        let Some(mut request) = self.current(seen.request, hand).await? else {
+            self.drop_hand(&seen.request.uid().unwrap_or_default(), hand);
             return Ok(Look { next: Next::Rest, version: None });
         };
         let mut moved = false;
         loop {
-            let trusted = pod_lives && request.phase() == Phase::Delivered;
-            let pod = if wants_pod(&request) && !trusted { Some(self.observe(&request).await?) } else { None };
-            let away = self.tokens.away();
+            let (now, away) = (self.world.now(), self.world.vault_away());
+            let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
+            let pod = if wanted { Some(self.world.pod(&request).await?) } else { None };
             let step = decide(&Observed {
                 request: &request,
                 pod: pod.as_ref(),
+                superseded_by: seen.superseded_by.as_deref(),
                 hand,
                 vault_away: away.as_deref(),
                 limits: &self.limits,
-                now: Timestamp::now(),
+                now,
             });
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
             let phase = request.phase();
@@ -151,13 +140,8 @@ impl Executor {
         if !midway && matches!(hand, Hand::Empty) {
             return Ok(Some(seen.clone()));
         }
-        let fresh = self.ledger.read(seen).await?;
+        let fresh = self.world.read(seen).await?;
         Ok(fresh.filter(|fresh| fresh.uid() == seen.uid()))
-    }
-
-    async fn observe(&self, request: &VaultTokenRequest) -> Result<Observation, cluster::Error> {
-        let namespace = request.namespace().unwrap_or_default();
-        self.pods.read(&namespace, &request.spec.pod_name, &request.spec.init_container).await
     }
 
     async fn execute(
@@ -170,10 +154,14 @@ impl Executor {
             Step::Settle => Ok((request.clone(), Go::Rest)),
             Step::Wait(why) => self.wait(request, &why).await,
             Step::Later(time) => Ok((request.clone(), Go::Later(time))),
-            Step::Deny(why) => self.write(request, draft(request).denied(&why)).await,
-            Step::Fail(why) => self.write(request, draft(request).failed(&why)).await,
+            Step::Deny(why) => self.write(request, self.draft(request).denied(&why)).await,
+            Step::Fail(why) => self.write(request, self.draft(request).failed(&why)).await,
             Step::Intend(intent) => {
-                let next = self.write(request, draft(request).intended(&intent)).await?;
+                let namespace = request.namespace().unwrap_or_default();
+                if let Err(until) = self.world.admit(&namespace, &request.spec.pod_uid) {
+                    return self.over_budget(request, until).await;
+                }
+                let next = self.write(request, self.draft(request).intended(&intent)).await?;
                 *hand = Hand::Intent(intent);
                 Ok(next)
             }
@@ -184,18 +172,24 @@ impl Executor {
                 Ok((request.clone(), Go::On))
             }
             Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
-            Step::RevokeAbandoned(accessor) => match self.tokens.revoke(&accessor).await {
-                Ok(()) => self.write(request, draft(request).cleared()).await,
-                Err(error) => self.wait(request, &vault_why(&error)).await,
+            Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {
+                Ok(()) => self.write(request, self.draft(request).cleared()).await,
+                Err(error) => self.not_revoked(request, &error).await,
             },
-            Step::RevokeFinally(accessor, why) => match self.tokens.revoke(&accessor).await {
+            Step::RevokeFinally(accessor, why) => match self.world.revoke(&accessor).await {
                 Ok(()) => {
                     *hand = Hand::Empty;
-                    self.write(request, draft(request).revoked(&why)).await
+                    self.write(request, self.draft(request).revoked(&why)).await
                 }
-                Err(error) => self.wait(request, &vault_why(&error)).await,
+                Err(error) => self.not_revoked(request, &error).await,
             },
-            Step::Release => self.ledger.release(request).await.map(|()| (request.clone(), Go::Rest)),
+            Step::RevokedByTime(why) => {
+                *hand = Hand::Empty;
+                self.write(request, self.draft(request).outlived(&why)).await
+            }
+            Step::Renew(accessor) => self.renew(request, &accessor).await,
+            Step::Release => self.world.release(request).await.map(|()| (request.clone(), Go::Rest)),
+            Step::Delete => self.world.delete(request).await.map(|()| (request.clone(), Go::Rest)),
         }
     }
 
@@ -206,28 +200,28 @@ impl Executor {
         hand: &mut Hand,
         intent: Intent,
     ) -> Result<Progress, cluster::Error> {
-        let minted = match self.tokens.mint(&self.order(request, &intent)).await {
+        let minted = match self.world.mint(&self.order(request, &intent)).await {
             Ok(minted) => minted,
             Err(error) if error.is_refusal() => {
                 *hand = Hand::Empty;
-                let role = self.tokens.role();
+                let role = &self.token_role;
                 let message = format!(
                     "Vault refused: {error}; the token role {role} decides which policies it gives \
                      (allowed_policies_glob)"
                 );
-                return self.write(request, draft(request).denied(&Why::new(Reason::VaultRefused, message))).await;
+                return self.write(request, self.draft(request).denied(&Why::new(Reason::VaultRefused, message))).await;
             }
             Err(error) if error.had_no_effect() => return self.wait(request, &vault_why(&error)).await,
             Err(error) => {
                 // Whether a token came of it is unknown: this attempt is over, the next one is another.
                 *hand = Hand::Empty;
-                let unclear = draft(request).unclear(&vault_why(&error));
-                return Ok((self.ledger.write(request, unclear).await?, Go::Retry));
+                let unclear = self.draft(request).unclear(&vault_why(&error));
+                return Ok((self.world.write(request, unclear).await?, Go::Retry));
             }
         };
-        let issued = draft(request).issued(&minted);
+        let issued = self.draft(request).issued(&minted);
         let wrapped = Wrapped { attempt: intent.attempt, period: intent.grant.ttl, minted };
-        match self.ledger.write(request, issued).await {
+        match self.world.write(request, issued).await {
             Ok(recorded) => {
                 *hand = Hand::Wrapped(wrapped);
                 Ok((recorded, Go::On))
@@ -264,7 +258,7 @@ impl Executor {
             let message = format!("the init container does not have the token yet: {}", one_line(message));
             Why::new(Reason::PushFailed, message)
         };
-        match self.pusher.push(addresses, port, &push).await {
+        match self.world.push(addresses, port, &push).await {
             Ok(answer) => match answer.outcome {
                 Outcome::Stored => self.delivered(request, hand).await,
                 Outcome::Unused => self.wait(request, &failed(&answer.message)).await,
@@ -280,9 +274,9 @@ impl Executor {
     /// Rule 5. Only after the push, so that nothing but the push lies between it and the fresh read of the pod.
     async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
         let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_deref()).unwrap_or_default();
-        match self.tokens.look_up(accessor).await {
+        match self.world.look_up(accessor).await {
             Ok(Some(token)) => {
-                let next = self.write(request, draft(request).delivered(token.expire_time)).await?;
+                let next = self.write(request, self.draft(request).delivered(token.expire_time)).await?;
                 *hand = Hand::Empty;
                 Ok(next)
             }
@@ -290,6 +284,29 @@ impl Executor {
             // The next push finds the init container holding the token already.
             Err(error) => self.wait(request, &vault_why(&error)).await,
         }
+    }
+
+    /// Rule 8. A token that Vault does not know any more is not renewed for ever.
+    async fn renew(&self, request: &VaultTokenRequest, accessor: &str) -> Result<Progress, cluster::Error> {
+        match self.world.renew(accessor).await {
+            Ok(Some(expires_at)) => self.write(request, self.draft(request).renewed(expires_at)).await,
+            Ok(None) => self.write(request, self.draft(request).expired()).await,
+            // An outage concerns all requests, and is told elsewhere; a hundred thousand writes would not end it sooner.
+            Err(error) if error.reason() == Reason::VaultUnavailable => Ok((request.clone(), Go::Retry)),
+            Err(error) => {
+                let not_renewed = self.draft(request).not_renewed(&vault_why(&error));
+                Ok((self.world.write(request, not_renewed).await?, Go::Retry))
+            }
+        }
+    }
+
+    /// A pod or a namespace has had the tokens of the last minute.
+    async fn over_budget(&self, request: &VaultTokenRequest, until: Timestamp) -> Result<Progress, cluster::Error> {
+        let message = format!(
+            "the pod or its namespace has asked for more tokens than it may have in a minute; the next one can be made at {until:.0}"
+        );
+        let waiting = self.draft(request).waiting(&Why::new(Reason::MintBudgetExhausted, message));
+        Ok((self.world.write(request, waiting).await?, Go::Later(until)))
     }
 
     /// Rule 6: Revoking is written before anything is revoked.
@@ -300,13 +317,18 @@ impl Executor {
         message: &str,
     ) -> Result<Progress, cluster::Error> {
         let why = Why::new(Reason::AttemptAbandoned, message);
-        let next = self.write(request, draft(request).abandoned(&why)).await?;
+        let next = self.write(request, self.draft(request).abandoned(&why)).await?;
         *hand = Hand::Empty;
         Ok(next)
     }
 
+    async fn not_revoked(&self, request: &VaultTokenRequest, error: &vault::Error) -> Result<Progress, cluster::Error> {
+        let status = self.draft(request).not_revoked(&vault_why(error));
+        Ok((self.world.write(request, status).await?, Go::Retry))
+    }
+
     async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
-        Ok((self.ledger.write(request, draft(request).waiting(why)).await?, Go::Retry))
+        Ok((self.world.write(request, self.draft(request).waiting(why)).await?, Go::Retry))
     }
 
     async fn write(
@@ -314,7 +336,11 @@ impl Executor {
         request: &VaultTokenRequest,
         status: VaultTokenRequestStatus,
     ) -> Result<Progress, cluster::Error> {
-        Ok((self.ledger.write(request, status).await?, Go::On))
+        Ok((self.world.write(request, status).await?, Go::On))
+    }
+
+    fn draft(&self, request: &VaultTokenRequest) -> Draft {
+        Draft::new(request.status.as_ref(), request.metadata.generation, self.world.now())
     }
 
     fn order(&self, request: &VaultTokenRequest, intent: &Intent) -> TokenOrder {
@@ -328,20 +354,22 @@ impl Executor {
             ("pod_ip", address),
             ("host_ip", pod.host_ip.clone()),
             ("service_account", Some(pod.service_account.clone())),
+            ("request_name", request.metadata.name.clone()),
             ("request_uid", request.uid()),
             ("attempt", Some(intent.attempt.to_string())),
         ];
+        // Unless the pod names it itself.
+        let mut policies = intent.grant.policies.clone();
+        if !policies.iter().any(|policy| policy == BASE_POLICY) {
+            policies.push(BASE_POLICY.to_owned());
+        }
         TokenOrder {
             display_name: request.spec.pod_name.clone(),
-            policies: intent.grant.policies.clone(),
+            policies,
             period: intent.grant.ttl,
             meta: meta.into_iter().map(|(k, v)| (k.to_owned(), v.unwrap_or_default())).collect::<HashMap<_, _>>(),
         }
     }
-}
-
-fn draft(request: &VaultTokenRequest) -> Draft {
-    Draft::new(request.status.as_ref(), request.metadata.generation, Timestamp::now())
 }
 
 fn vault_why(error: &vault::Error) -> Why {

@@ -5,7 +5,7 @@ use super::herald::Herald;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::announcement::announcement;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -59,6 +59,20 @@ impl Ledger {
         let patch = json!({"metadata": {"resourceVersion": request.resource_version(), "finalizers": others}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         match bounded(self.api(request).patch(&request.name_any(), &params, &Patch::Merge(patch))).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(404) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the request, at the version that was seen.
+    ///
+    /// # Errors
+    /// 409 where somebody changed the request meanwhile.
+    pub async fn delete(&self, request: &VaultTokenRequest) -> Result<(), Error> {
+        let preconditions = Preconditions { uid: request.uid(), resource_version: request.resource_version() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match bounded(self.api(request).delete(&request.name_any(), &params)).await {
             Ok(_) => Ok(()),
             Err(error) if error.status() == Some(404) => Ok(()),
             Err(error) => Err(error),

@@ -2,6 +2,7 @@
 //!
 //! observe -> [`decide`](crate::domain::plan::decide) -> execute -> [`Draft`](crate::domain::status::Draft) -> ledger
 
+mod budget;
 mod controller;
 mod execute;
 mod health;
@@ -13,16 +14,23 @@ mod pods;
 mod push;
 mod reaper;
 mod settings;
+mod turnstile;
+mod world;
 
 pub use settings::{Arguments, Settings};
 
 use crate::cluster;
 use crate::vault::{Session, TokenStore};
+use budget::Budget;
 use execute::Executor;
 use health::Health;
 use herald::Herald;
 use ledger::Ledger;
+use observe::Pods;
+use push::Pusher;
+use reaper::Reaper;
 use std::future::Future;
+use world::Live;
 
 /// Runs the operator until `stop` resolves; what is in work then is brought to an end first.
 ///
@@ -33,10 +41,16 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
     let health = Health::new(session.clone());
-    let tokens = TokenStore::new(settings.vault, session, settings.token_role, settings.wrapping_ttl);
-    let pods = observe::Pods::new(client.clone());
-    let ledger = Ledger::new(client.clone(), Herald::start(client.clone()));
-    let executor = Executor::new(settings.cluster, settings.limits, ledger, pods, tokens)?;
+    let tokens = TokenStore::new(settings.vault, session, settings.token_role.clone(), settings.wrapping_ttl);
+    let world = Live {
+        ledger: Ledger::new(client.clone(), Herald::start(client.clone())),
+        pods: Pods::new(client.clone()),
+        reaper: Reaper::new(tokens.clone()),
+        tokens,
+        pusher: Pusher::new()?,
+        budget: Budget::new(settings.rates),
+    };
+    let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world);
     tokio::select! {
         () = controller::run(client, executor, health.clone(), stop) => Ok(()),
         () = health::serve(listener, health) => Err("the health endpoint ended".to_owned()),

@@ -1,11 +1,13 @@
 //! The operator's settings: from arguments and environment to values that were checked.
 
+use super::budget::Rates;
 use crate::domain::address::PodNetworks;
 use crate::domain::duration;
 use crate::domain::grant::{Limits, check_ttl};
 use crate::vault::{Connection, Login, Server};
 use clap::{Args, ValueEnum};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +37,18 @@ pub struct Arguments {
     /// How long a wrapping token lives: the time that an init container has to take its token
     #[arg(long, env = "VTO_WRAPPING_TTL", value_name = "DURATION", default_value = "90s", value_parser = duration::parse)]
     wrapping_ttl: Duration,
+
+    /// How long a request is kept for audit once its token is dead. Denied, failed and superseded ones go after 15m at most
+    #[arg(long, env = "VTO_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
+    retention: Duration,
+
+    /// How many tokens can be made in a minute for one pod, each start of its init container being one at least
+    #[arg(long, env = "VTO_POD_MINTS_PER_MINUTE", value_name = "NUMBER", default_value = "10")]
+    pod_mints_per_minute: NonZeroU32,
+
+    /// How many tokens can be made in a minute for the pods of one namespace
+    #[arg(long, env = "VTO_NAMESPACE_MINTS_PER_MINUTE", value_name = "NUMBER", default_value = "6000")]
+    namespace_mints_per_minute: NonZeroU32,
 
     /// Networks that pods live in, as in 10.244.0.0/16. Wrapping tokens are sent to no other address [default: all
     /// but loopback, link-local and multicast addresses]
@@ -104,6 +118,7 @@ pub struct Settings {
     pub(super) cluster: String,
     pub(super) token_role: String,
     pub(super) limits: Limits,
+    pub(super) rates: Rates,
     pub(super) wrapping_ttl: Duration,
     pub(super) health_address: SocketAddr,
     pub(super) vault: Connection,
@@ -130,7 +145,9 @@ impl Arguments {
                 default_ttl: self.default_ttl,
                 max_ttl: self.max_ttl,
                 networks: PodNetworks::new(self.pod_network),
+                retention: self.retention,
             },
+            rates: Rates { pod: self.pod_mints_per_minute, namespace: self.namespace_mints_per_minute },
             wrapping_ttl: self.wrapping_ttl,
             health_address: self.health_address,
             vault: Connection::new(&self.server)?,

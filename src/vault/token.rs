@@ -6,13 +6,15 @@ use super::error::Error;
 use super::session::Session;
 use crate::domain::duration;
 use crate::domain::token::Minted;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustify::Endpoint;
 use secrecy::SecretString;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::time::Duration;
-use vaultrs::api::token::requests::{CreateRoleTokenRequest, LookupTokenAccessorRequest, RevokeTokenAccessorRequest};
+use vaultrs::api::token::requests::{
+    CreateRoleTokenRequest, LookupTokenAccessorRequest, RenewTokenAccessorRequest, RevokeTokenAccessorRequest,
+};
 
 /// A token as it shall be.
 #[derive(Clone, Debug)]
@@ -57,6 +59,16 @@ struct LookupAnswer {
     data: TokenInfo,
 }
 
+#[derive(Deserialize)]
+struct RenewAnswer {
+    auth: RenewedAuth,
+}
+
+#[derive(Deserialize)]
+struct RenewedAuth {
+    lease_duration: u64,
+}
+
 /// An answer that has nothing but Vault's own mark.
 #[derive(Deserialize)]
 struct Acknowledged {
@@ -76,11 +88,6 @@ impl TokenStore {
     pub fn new(connection: Connection, session: Session, role: String, wrapping_ttl: Duration) -> Self {
         let breaker = Breaker::start(connection.clone(), session.clone());
         Self { connection, session, breaker, role, wrapping_ttl }
-    }
-
-    /// The token role.
-    pub fn role(&self) -> &str {
-        &self.role
     }
 
     /// Why no call can be made at the moment, if none can.
@@ -120,7 +127,7 @@ impl TokenStore {
             creation_path: info.creation_path,
             // Counted from before the call, so that it never ends later in our eyes than in Vault's.
             wrapping_expires_at: sent
-                .checked_add(jiff::SignedDuration::from_secs(ttl))
+                .checked_add(SignedDuration::from_secs(ttl))
                 .map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?,
         })
     }
@@ -146,6 +153,25 @@ impl TokenStore {
         let call = LookupTokenAccessorRequest { accessor: accessor.to_owned() };
         match self.call(&call, None).await {
             Ok(answer) => Ok(Some(answer.json::<LookupAnswer>()?.data)),
+            Err(error) if error.says_unknown_accessor() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews a token by its accessor, for its period; gives when it ends then, `None` when Vault has no live token of this
+    /// accessor.
+    ///
+    /// # Errors
+    /// Whatever leaves it open whether it was renewed.
+    pub async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
+        let call = RenewTokenAccessorRequest { accessor: accessor.to_owned(), increment: None };
+        let sent = Timestamp::now();
+        match self.call(&call, None).await {
+            Ok(answer) => {
+                let life = i64::try_from(answer.json::<RenewAnswer>()?.auth.lease_duration).unwrap_or(i64::MAX);
+                let ends = sent.checked_add(SignedDuration::from_secs(life));
+                ends.map(Some).map_err(|_| Error::Malformed("its lease is out of bounds"))
+            }
             Err(error) if error.says_unknown_accessor() => Ok(None),
             Err(error) => Err(error),
         }

@@ -116,5 +116,5 @@ async fn rights_are_no_wider_than_they_need_to_be() {
         assert!(!can(operator, question).await, "the operator can {question}");
     }
     assert!(!can(operator, &format!("create {vtr}")).await);
-    assert!(!can(operator, &format!("delete {vtr}")).await);
+    assert!(!can(operator, &format!("deletecollection {vtr}")).await);
 }

@@ -29,12 +29,13 @@ async fn a_pod_gets_the_token_that_its_annotations_ask_for() {
 
     // The token, as Vault knows it.
     let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
-    assert_eq!(known["policies"], json!(["shop-db", "shop-read"]), "and not the policy default");
+    assert_eq!(known["policies"], json!(["shop-db", "shop-read", "vault-token-base"]), "and not the policy default");
     assert_eq!((&known["orphan"], &known["period"], &known["type"]), (&json!(true), &json!(5400), &json!("service")));
     assert_eq!(known["display_name"], json!("token-web"));
     let expected = json!({
         "cluster": "main", "namespace": namespace, "pod_name": "web", "pod_uid": pod.uid,
         "pod_ip": pod.address.to_string(), "host_ip": "127.0.0.1", "service_account": "default",
+        "request_name": name(&delivered.request),
         "request_uid": request.metadata.uid, "attempt": "1",
     });
     assert_eq!(known["meta"], expected);

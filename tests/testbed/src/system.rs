@@ -197,8 +197,10 @@ async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
         let parsed = serde_json::from_str::<Value>(&read(name)?);
         parsed.map_err(|error| Error::path("could not read", &folder.join(name))(std::io::Error::other(error)))
     };
-    let policy = json!({ "policy": read("policy.hcl")? });
-    vault.must(Method::PUT, &format!("sys/policies/acl/{OPERATOR}"), Some(&policy)).await?;
+    for (name, file) in [(OPERATOR, "policy.hcl"), ("vault-token-base", "base-policy.hcl")] {
+        let policy = json!({ "policy": read(file)? });
+        vault.must(Method::PUT, &format!("sys/policies/acl/{name}"), Some(&policy)).await?;
+    }
     let role = payload("token-role.json")?;
     vault.must(Method::POST, &format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), Some(&role)).await?;
     let role = payload("auth-role.json")?;

@@ -1,0 +1,158 @@
+//! Everything outside of the decisions that the operator acts on: one trait, so that the very code that runs in a cluster
+//! also runs, call by call, in a simulation of all that can go wrong (`tests/simulation`).
+
+use super::budget::Budget;
+use super::ledger::Ledger;
+use super::observe::Pods;
+use super::push::Pusher;
+use super::reaper::Reaper;
+use crate::api::{VaultTokenRequest, VaultTokenRequestStatus};
+use crate::cluster;
+use crate::domain::pod::Observation;
+use crate::domain::token::Minted;
+use crate::vault::{self, TokenInfo, TokenOrder, TokenStore};
+use crate::wire::{Push, PushAnswer};
+use jiff::Timestamp;
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What the operator reads and changes, each call one exchange that can fail before, in the midst of, and after it took
+/// effect.
+pub trait World: Send + Sync {
+    /// The time.
+    fn now(&self) -> Timestamp;
+
+    /// Why Vault cannot be asked at the moment, if that is known.
+    fn vault_away(&self) -> Option<String>;
+
+    /// Takes one mint out of what the pod and its namespace may have.
+    ///
+    /// # Errors
+    /// When there may be the next one.
+    fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp>;
+
+    /// Reads a request fresh; `None` when it is gone.
+    fn read(
+        &self,
+        request: &VaultTokenRequest,
+    ) -> impl Future<Output = Result<Option<VaultTokenRequest>, cluster::Error>> + Send;
+
+    /// Writes a request's status, guarded by its resourceVersion; gives the request as it is then.
+    fn write(
+        &self,
+        request: &VaultTokenRequest,
+        status: VaultTokenRequestStatus,
+    ) -> impl Future<Output = Result<VaultTokenRequest, cluster::Error>> + Send;
+
+    /// Takes the finalizer off a request, guarded by its resourceVersion.
+    fn release(&self, request: &VaultTokenRequest) -> impl Future<Output = Result<(), cluster::Error>> + Send;
+
+    /// Deletes a request, guarded by its UID and resourceVersion.
+    fn delete(&self, request: &VaultTokenRequest) -> impl Future<Output = Result<(), cluster::Error>> + Send;
+
+    /// Reads the request's pod fresh.
+    fn pod(&self, request: &VaultTokenRequest) -> impl Future<Output = Result<Observation, cluster::Error>> + Send;
+
+    /// Makes a wrapped token.
+    fn mint(&self, order: &TokenOrder) -> impl Future<Output = Result<Minted, vault::Error>> + Send;
+
+    /// Looks a token up; `None` when there is no such live token.
+    fn look_up(&self, accessor: &str) -> impl Future<Output = Result<Option<TokenInfo>, vault::Error>> + Send;
+
+    /// Renews a token; gives when it ends then, `None` when there is no such live token.
+    fn renew(&self, accessor: &str) -> impl Future<Output = Result<Option<Timestamp>, vault::Error>> + Send;
+
+    /// Revokes a token; it is dead when this returns.
+    fn revoke(&self, accessor: &str) -> impl Future<Output = Result<(), vault::Error>> + Send;
+
+    /// Sees to the death of a token that has no record, beside everything else.
+    fn take_back(&self, request_uid: &str, accessor: String, period: Duration);
+
+    /// Hands a wrapping token over.
+    fn push(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        push: &Push,
+    ) -> impl Future<Output = Result<PushAnswer, String>> + Send;
+}
+
+/// The real one.
+pub struct Live {
+    /// Requests.
+    pub ledger: Ledger,
+    /// Pods.
+    pub pods: Pods,
+    /// Vault.
+    pub tokens: TokenStore,
+    /// Tokens without a record.
+    pub reaper: Reaper,
+    /// Init containers.
+    pub pusher: Pusher,
+    /// How many tokens may be made.
+    pub budget: Budget,
+}
+
+impl World for Live {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn vault_away(&self) -> Option<String> {
+        self.tokens.away()
+    }
+
+    fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {
+        self.budget.take(namespace, pod_uid)
+    }
+
+    async fn read(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, cluster::Error> {
+        self.ledger.read(request).await
+    }
+
+    async fn write(
+        &self,
+        request: &VaultTokenRequest,
+        status: VaultTokenRequestStatus,
+    ) -> Result<VaultTokenRequest, cluster::Error> {
+        self.ledger.write(request, status).await
+    }
+
+    async fn release(&self, request: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        self.ledger.release(request).await
+    }
+
+    async fn delete(&self, request: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        self.ledger.delete(request).await
+    }
+
+    async fn pod(&self, request: &VaultTokenRequest) -> Result<Observation, cluster::Error> {
+        let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+        self.pods.read(namespace, &request.spec.pod_name, &request.spec.init_container).await
+    }
+
+    async fn mint(&self, order: &TokenOrder) -> Result<Minted, vault::Error> {
+        self.tokens.mint(order).await
+    }
+
+    async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, vault::Error> {
+        self.tokens.look_up(accessor).await
+    }
+
+    async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, vault::Error> {
+        self.tokens.renew(accessor).await
+    }
+
+    async fn revoke(&self, accessor: &str) -> Result<(), vault::Error> {
+        self.tokens.revoke(accessor).await
+    }
+
+    fn take_back(&self, request_uid: &str, accessor: String, period: Duration) {
+        self.reaper.take_back(request_uid.to_owned(), accessor, period);
+    }
+
+    async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<PushAnswer, String> {
+        self.pusher.push(addresses, port, push).await
+    }
+}

@@ -1,0 +1,117 @@
+//! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
+
+use crate::support::{LIMIT, alone, condition, shared, token_of};
+use reqwest::{Method, StatusCode};
+use std::time::{Duration, Instant};
+use testbed::kubelet::PodSpec;
+use vault_token_operator::api::{Phase, VaultTokenRequest};
+
+fn reason(request: &VaultTokenRequest) -> &str {
+    request.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {
+    let (cluster, _guard) = shared().await;
+    let namespace = cluster.namespace("renewed").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    let first = delivered.status().expires_at.clone().expect("an expiry").0;
+    let later = |request: &VaultTokenRequest| {
+        let expires = request.status.as_ref().and_then(|status| status.expires_at.as_ref());
+        expires.is_some_and(|expires| expires.0 > first + Duration::from_secs(6))
+    };
+    let renewed = cluster.until(&delivered.pod, "second renewal", later).await;
+    assert_eq!(renewed.phase(), Phase::Delivered);
+    assert!(cluster.accepts(&delivered.token).await);
+    let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
+    let vaults: jiff::Timestamp = known["expire_time"].as_str().expect("a time").parse().expect("a time");
+    let recorded = renewed.status.expect("a status").expires_at.expect("an expiry").0;
+    assert!(vaults.duration_since(recorded).abs() < jiff::SignedDuration::from_secs(6), "{vaults} {recorded}");
+}
+
+#[tokio::test]
+async fn i3_a_token_cannot_renew_itself() {
+    let (cluster, _guard) = shared().await;
+    let namespace = cluster.namespace("no-self-renewal").await;
+    let spec = PodSpec::new(&namespace, "web", "shop-read,shop-db", "1h");
+    let delivered = cluster.deliver(&spec).await;
+    let ask = async |method: Method, path: &str| {
+        let answer = cluster.vault().request_as(Some(&delivered.token), method, path, None).await;
+        answer.expect("an answer").0
+    };
+    assert_eq!(ask(Method::POST, "auth/token/renew-self").await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(Method::GET, "auth/token/lookup-self").await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_token_that_is_dead_under_a_living_pod_is_told() {
+    let (cluster, _guard) = shared().await;
+    let namespace = cluster.namespace("expired").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    let accessor = serde_json::json!({ "accessor": delivered.accessor() });
+    cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&accessor)).await.expect("revoked");
+    let request = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+    let (_, reason, message) = condition(&request, "Revoked");
+    assert_eq!(reason, "TokenExpired");
+    assert!(message.contains("Restart the pod"), "{message}");
+    cluster.until_described("pod", "web", &namespace, "TokenExpired").await;
+}
+
+#[tokio::test]
+async fn rule_7_a_pod_whose_init_container_runs_again_keeps_its_newest_token_only() {
+    let (cluster, _guard) = shared().await;
+    let namespace = cluster.namespace("superseded").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    cluster.ended_well(&pod, &init).await;
+    let first = token_of(&pod);
+    // Its volume was lost with its sandbox: the kubelet runs the init container again.
+    std::fs::remove_file(pod.volume.join("token")).expect("removed");
+    let init = cluster.init(&pod).await;
+    cluster.ended_well(&pod, &init).await;
+    let second = token_of(&pod);
+    let older = cluster.until_phase(&pod, Phase::Revoked).await;
+    assert_eq!(reason(&older), "Superseded");
+    assert!(!cluster.accepts(&first).await);
+    assert!(cluster.accepts(&second).await, "I7: the newest token of a living pod stays");
+    assert_eq!(cluster.request(&pod, 1).await.expect("a request").phase(), Phase::Delivered);
+}
+
+#[tokio::test]
+async fn finished_requests_are_deleted_after_their_retention() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[("VTO_RETENTION", "2s")]).await.expect("the operator starts");
+    let namespace = cluster.namespace("retention").await;
+    let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    let alive = cluster.deliver(&PodSpec::new(&namespace, "alive", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
+    let revoked = cluster.until_phase(&gone.pod, Phase::Revoked).await;
+    let finished = revoked.status.and_then(|status| status.finished_at).expect("a time").0;
+    let deadline = Instant::now() + LIMIT;
+    while cluster.request(&gone.pod, 0).await.is_some() {
+        assert!(Instant::now() < deadline, "it is still there");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(jiff::Timestamp::now().duration_since(finished) >= jiff::SignedDuration::from_secs(2), "too soon");
+    assert_eq!(cluster.request(&alive.pod, 0).await.expect("a request").phase(), Phase::Delivered);
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_too_often_waits_and_delays_nobody_else() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    let settings = [("VTO_POD_MINTS_PER_MINUTE", "1"), ("VTO_WRAPPING_TTL", "1s")];
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let namespace = cluster.namespace("budget").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+    cluster.ask(&pod, |_| ()).await;
+    let waits = cluster.until(&pod, "word of the budget", |request| reason(request) == "MintBudgetExhausted").await;
+    let (_, _, message) = condition(&waits, "Issued");
+    assert!(message.contains("the next one can be made at"), "{message}");
+    assert_eq!(waits.status.expect("a status").attempts, 1);
+    cluster.deliver(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
+    cluster.until_phase(&pod, Phase::Failed).await;
+}
