@@ -111,6 +111,10 @@ reasons! {
     TokenExpired,
     /// The token could not be renewed yet.
     RenewalFailed,
+    /// A token that no request records was revoked.
+    OrphanRevoked,
+    /// A token that no request records was kept: it may be in use.
+    OrphanKept,
     /// Waiting: the pod or its namespace has asked for more tokens than it may have in a minute.
     MintBudgetExhausted,
 }

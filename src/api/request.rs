@@ -1,6 +1,6 @@
 //! `VaultTokenRequest`: one pod's request for a token, and the record of what became of it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,11 @@ pub struct VaultTokenRequestStatus {
     #[schemars(with = "i32", range(min = 0))]
     pub attempts: u32,
 
+    /// When the last attempt began. Its token's metadata says the same, which tells it from an attempt of the same number in
+    /// requests that were restored from a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt_started_at: Option<MicroTime>,
+
     /// The pod's service account, as verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
@@ -149,6 +154,10 @@ pub struct Attempt {
     /// Its number.
     #[schemars(with = "i32", range(min = 1))]
     pub number: u32,
+
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started_at: Option<MicroTime>,
 
     /// What became of it.
     pub outcome: AttemptOutcome,

@@ -13,4 +13,5 @@ pub mod pod;
 pub mod policies;
 pub mod renewal;
 pub mod status;
+pub mod sweep;
 pub mod token;

@@ -177,12 +177,15 @@ fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Gra
         // No attempt is spent on a Vault that is known to be away.
         (_, Some(why)) => Step::Wait(Why::new(Reason::VaultUnavailable, one_line(why))),
         (Some(intent), None) if intent.attempt == status.attempts && intent.grant == grant => {
-            Step::Mint(Intent { attempt: intent.attempt, grant, pod: facts.clone() })
+            Step::Mint(Intent { grant, pod: facts.clone(), ..intent.clone() })
         }
         (_, None) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(status)),
         (_, None) => match spaced(status) {
             Some(time) if time > observed.now => Step::Later(time),
-            _ => Step::Intend(Intent { attempt: status.attempts + 1, grant, pod: facts.clone() }),
+            _ => {
+                let started_at = Timestamp::from_microsecond(observed.now.as_microsecond()).unwrap_or(observed.now);
+                Step::Intend(Intent { attempt: status.attempts + 1, started_at, grant, pod: facts.clone() })
+            }
         },
     }
 }

@@ -6,7 +6,7 @@ use super::plan::{MAX_ATTEMPTS, exhausted};
 use super::token::{Intent, Minted};
 use crate::api::{Attempt, AttemptOutcome, ConditionType, Phase, Reason, VaultTokenRequestStatus};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 
 /// How many ended attempts a status keeps.
 const MAX_HISTORY: usize = 5;
@@ -29,6 +29,7 @@ impl Draft {
     pub fn intended(mut self, intent: &Intent) -> VaultTokenRequestStatus {
         self.end_open_attempt();
         self.status.attempts = intent.attempt;
+        self.status.attempt_started_at = Some(MicroTime(intent.started_at));
         self.status.policies = intent.grant.policies.clone();
         self.status.ttl = Some(duration::format(intent.grant.ttl));
         self.status.service_account_name = Some(intent.pod.service_account.clone());
@@ -180,7 +181,13 @@ impl Draft {
     }
 
     fn end_attempt(&mut self, outcome: AttemptOutcome, token_accessor: Option<String>) {
-        let ended = Attempt { number: self.status.attempts, outcome, token_accessor, time: Time(self.now) };
+        let ended = Attempt {
+            number: self.status.attempts,
+            started_at: self.status.attempt_started_at.clone(),
+            outcome,
+            token_accessor,
+            time: Time(self.now),
+        };
         self.status.history.push(ended);
         let excess = self.status.history.len().saturating_sub(MAX_HISTORY);
         self.status.history.drain(..excess);

@@ -45,6 +45,8 @@ pub enum Hand {
 pub struct Intent {
     /// Its number.
     pub attempt: u32,
+    /// When it began, in whole microseconds: what an API server keeps of a time.
+    pub started_at: Timestamp,
     /// What the pod gets.
     pub grant: Grant,
     /// The pod as it was when the attempt was written down.

@@ -16,7 +16,8 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Config, Controller};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
@@ -50,6 +51,9 @@ struct Work {
 
 /// A request's namespace and name.
 type Key = (Option<String>, String);
+
+/// What the watch shows of the requests: to be read, and to be written.
+pub type Cache = (Store<VaultTokenRequest>, Writer<VaultTokenRequest>);
 
 struct Context {
     executor: Executor<Live>,
@@ -106,12 +110,13 @@ fn key(request: &VaultTokenRequest) -> Key {
 pub async fn run(
     client: Client,
     executor: Executor<Live>,
+    store: Cache,
     health: Health,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.shared();
     tokio::select! {
-        () = serve(client, executor, health.clone(), stop.clone()) => {}
+        () = serve(client, executor, store, health.clone(), stop.clone()) => {}
         () = async {
             stop.await;
             // A controller that has nothing listed yet does not end by itself, and has nothing in work.
@@ -126,10 +131,11 @@ pub async fn run(
 async fn serve(
     client: Client,
     executor: Executor<Live>,
+    store: Cache,
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let (requests, writer) = reflector::store();
+    let (requests, writer) = store;
     let (sender, older) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let listed = health.clone();

@@ -1,7 +1,7 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
 use super::world::World;
-use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, decide, wants_pod};
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// How many pushes are under way at a time: fewer than looks, so that pods that do not answer never hold up the
@@ -25,7 +26,7 @@ pub struct Executor<W> {
     cluster: String,
     token_role: String,
     limits: Limits,
-    world: W,
+    world: Arc<W>,
     pushes: Semaphore,
 }
 
@@ -81,7 +82,7 @@ enum Go {
 
 impl<W: World> Executor<W> {
     /// Puts the parts together.
-    pub fn new(cluster: String, token_role: String, limits: Limits, world: W) -> Self {
+    pub fn new(cluster: String, token_role: String, limits: Limits, world: Arc<W>) -> Self {
         Self { cluster, token_role, limits, world, pushes: Semaphore::new(PUSHES) }
     }
 
@@ -105,7 +106,12 @@ impl<W: World> Executor<W> {
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());
             let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
-            let pod = if wanted { Some(self.world.pod(&request).await?) } else { None };
+            let spec = &request.spec;
+            let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+            let pod = match wanted {
+                true => Some(self.world.pod(namespace, &spec.pod_name, &spec.init_container).await?),
+                false => None,
+            };
             let step = decide(&Observed {
                 request: &request,
                 pod: pod.as_ref(),
@@ -140,7 +146,8 @@ impl<W: World> Executor<W> {
         if !midway && matches!(hand, Hand::Empty) {
             return Ok(Some(seen.clone()));
         }
-        let fresh = self.world.read(seen).await?;
+        let namespace = seen.namespace().unwrap_or_default();
+        let fresh = self.world.read(&namespace, &seen.name_any()).await?;
         Ok(fresh.filter(|fresh| fresh.uid() == seen.uid()))
     }
 
@@ -216,7 +223,8 @@ impl<W: World> Executor<W> {
                 // Whether a token came of it is unknown: this attempt is over, the next one is another.
                 *hand = Hand::Empty;
                 let unclear = self.draft(request).unclear(&vault_why(&error));
-                return Ok((self.world.write(request, unclear).await?, Go::Retry));
+                let (written, _) = self.write(request, unclear).await?;
+                return Ok((written, Go::Retry));
             }
         };
         let issued = self.draft(request).issued(&minted);
@@ -336,7 +344,19 @@ impl<W: World> Executor<W> {
         request: &VaultTokenRequest,
         status: VaultTokenRequestStatus,
     ) -> Result<Progress, cluster::Error> {
-        Ok((self.world.write(request, status).await?, Go::On))
+        let written = self.world.write(request, status).await?;
+        self.mind_unrecorded(request, &written);
+        Ok((written, Go::On))
+    }
+
+    /// An attempt that ended without a record may have left a token.
+    fn mind_unrecorded(&self, before: &VaultTokenRequest, after: &VaultTokenRequest) {
+        let last =
+            |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.history.last().cloned());
+        let ended = last(after).filter(|ended| last(before).as_ref() != Some(ended));
+        if ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded) {
+            self.world.sweep_soon();
+        }
     }
 
     fn draft(&self, request: &VaultTokenRequest) -> Draft {
@@ -354,9 +374,11 @@ impl<W: World> Executor<W> {
             ("pod_ip", address),
             ("host_ip", pod.host_ip.clone()),
             ("service_account", Some(pod.service_account.clone())),
+            ("init_container", Some(request.spec.init_container.clone())),
             ("request_name", request.metadata.name.clone()),
             ("request_uid", request.uid()),
             ("attempt", Some(intent.attempt.to_string())),
+            ("attempt_started_at", Some(intent.started_at.to_string())),
         ];
         // Unless the pod names it itself.
         let mut policies = intent.grant.policies.clone();

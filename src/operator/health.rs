@@ -7,28 +7,31 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What the endpoints tell.
 #[derive(Clone)]
 pub struct Health {
-    requests: Arc<AtomicBool>,
+    requests: watch::Sender<bool>,
     pods: Arc<AtomicBool>,
     vault: Session,
+    sweep: Arc<Mutex<String>>,
 }
 
 impl Health {
     /// Not ready yet.
     pub fn new(vault: Session) -> Self {
-        Self { requests: Arc::default(), pods: Arc::default(), vault }
+        let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
+        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep }
     }
 
     /// The requests were listed and are watched.
     pub fn requests_synced(&self) {
-        self.requests.store(true, Ordering::Release);
+        self.requests.send_replace(true);
     }
 
     /// The pods were listed and are watched, or that has broken.
@@ -38,7 +41,22 @@ impl Health {
 
     /// Whether the requests were listed.
     pub fn has_requests(&self) -> bool {
-        self.requests.load(Ordering::Acquire)
+        *self.requests.borrow()
+    }
+
+    /// Waits until the requests were listed.
+    pub async fn requests_listed(&self) {
+        // The sender is this one.
+        let _ = self.requests.subscribe().wait_for(|listed| *listed).await;
+    }
+
+    /// What the last sweep came to; gives whether that is news.
+    pub fn sweep(&self, said: String) -> bool {
+        // A sentence is whole whatever a panicking holder of the lock was about.
+        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *sweep != said;
+        *sweep = said;
+        news
     }
 
     /// What is not there yet.
@@ -57,9 +75,11 @@ impl Health {
             Ok(_) => "logged in".to_owned(),
             Err(error) => error.to_string(),
         };
+        let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let details = format!("vault: {vault}\nsweep: {sweep}\n");
         match (path, self.missing()) {
-            ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\nvault: {vault}\n")),
-            ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\nvault: {vault}\n")),
+            ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
+            ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),
             _ => (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
         }
     }

@@ -3,6 +3,7 @@
 use crate::api::VaultTokenRequest;
 use crate::cluster::bounded;
 use crate::domain::announcement::Announcement;
+use crate::domain::sweep::Claim;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -39,18 +40,35 @@ impl Herald {
 
     /// Announces something about the request, there and on its pod.
     pub fn announce(&self, request: &VaultTokenRequest, announcement: Announcement) {
-        let about = request.object_ref(&());
-        let pod = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: Some(request.spec.pod_name.clone()),
-            namespace: request.metadata.namespace.clone(),
-            uid: Some(request.spec.pod_uid.clone()),
-            ..ObjectReference::default()
-        };
-        if self.0.try_send((about, pod, announcement)).is_err() {
+        let spec = &request.spec;
+        let pod = reference("v1", "Pod", request.metadata.namespace.as_deref(), &spec.pod_name, &spec.pod_uid);
+        self.send(request.object_ref(&()), pod, announcement);
+    }
+
+    /// Announces something about a token that no request records: on its pod, and where its request should be.
+    pub fn announce_unrecorded(&self, claim: &Claim, announcement: Announcement) {
+        let (namespace, version) = (Some(claim.namespace.as_str()), VaultTokenRequest::api_version(&()));
+        let kind = VaultTokenRequest::kind(&());
+        let request = reference(&version, &kind, namespace, &claim.request_name, &claim.request_uid);
+        let pod = reference("v1", "Pod", namespace, &claim.pod_name, &claim.pod_uid);
+        self.send(request, pod, announcement);
+    }
+
+    fn send(&self, request: ObjectReference, pod: ObjectReference, announcement: Announcement) {
+        if self.0.try_send((request, pod, announcement)).is_err() {
             tracing::warn!("too many Events wait to be published; one was dropped");
         }
+    }
+}
+
+fn reference(version: &str, kind: &str, namespace: Option<&str>, name: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: namespace.map(str::to_owned),
+        name: Some(name.to_owned()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

@@ -21,12 +21,13 @@ impl Ledger {
         Self { client, herald }
     }
 
-    /// Reads the request fresh.
+    /// Reads a request fresh.
     ///
     /// # Errors
     /// Whatever leaves it open whether it is there.
-    pub async fn read(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, Error> {
-        bounded(self.api(request).get_opt(&request.name_any())).await
+    pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<VaultTokenRequest>, Error> {
+        let requests: Api<VaultTokenRequest> = Api::namespaced(self.client.clone(), namespace);
+        bounded(requests.get_opt(name)).await
     }
 
     /// Writes the status of a request, unless somebody changed the request since `request` was read. Gives the

@@ -14,22 +14,28 @@ mod pods;
 mod push;
 mod reaper;
 mod settings;
+mod sweep;
+mod sweeps;
 mod turnstile;
 mod world;
 
 pub use settings::{Arguments, Settings};
 
 use crate::cluster;
-use crate::vault::{Session, TokenStore};
+use crate::vault::{Session, TokenLister, TokenStore};
 use budget::Budget;
 use execute::Executor;
 use health::Health;
 use herald::Herald;
+use kube::runtime::reflector;
 use ledger::Ledger;
 use observe::Pods;
 use push::Pusher;
 use reaper::Reaper;
 use std::future::Future;
+use std::sync::Arc;
+use sweep::Sweeper;
+use tokio::sync::Notify;
 use world::Live;
 
 /// Runs the operator until `stop` resolves; what is in work then is brought to an end first.
@@ -41,18 +47,28 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
     let health = Health::new(session.clone());
+    let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
     let tokens = TokenStore::new(settings.vault, session, settings.token_role.clone(), settings.wrapping_ttl);
-    let world = Live {
-        ledger: Ledger::new(client.clone(), Herald::start(client.clone())),
+    let herald = Herald::start(client.clone());
+    let sweeps = Arc::new(Notify::new());
+    let world = Arc::new(Live {
+        ledger: Ledger::new(client.clone(), herald.clone()),
         pods: Pods::new(client.clone()),
         reaper: Reaper::new(tokens.clone()),
         tokens,
         pusher: Pusher::new()?,
         budget: Budget::new(settings.rates),
-    };
-    let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world);
+        lister,
+        sweeps: sweeps.clone(),
+    });
+    let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
+    let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world.clone());
+    let (requests, writer) = reflector::store();
+    let sweeping =
+        sweeps::run(world, sweeper, requests.clone(), herald, health.clone(), sweeps, settings.sweep_interval);
     tokio::select! {
-        () = controller::run(client, executor, health.clone(), stop) => Ok(()),
+        () = controller::run(client, executor, (requests, writer), health.clone(), stop) => Ok(()),
+        () = sweeping => Err("the sweep ended".to_owned()),
         () = health::serve(listener, health) => Err("the health endpoint ended".to_owned()),
     }
 }

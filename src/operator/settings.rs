@@ -14,6 +14,9 @@ use std::time::Duration;
 /// The longest that a wrapping token may live: it is a secret on its way.
 const MAX_WRAPPING_TTL: Duration = Duration::from_secs(600);
 
+/// The shortest time between two searches: each lists all tokens in Vault.
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Arguments of `vault-token-operator run`.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
@@ -50,6 +53,15 @@ pub struct Arguments {
     #[arg(long, env = "VTO_NAMESPACE_MINTS_PER_MINUTE", value_name = "NUMBER", default_value = "6000")]
     namespace_mints_per_minute: NonZeroU32,
 
+    /// How often Vault is searched for tokens that no request records, beside after each crash
+    #[arg(long, env = "VTO_SWEEP_INTERVAL", value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
+    sweep_interval: Duration,
+
+    /// How many tokens without a request are revoked in one search. More are left alone, since they show that the requests
+    /// were lost or restored from a backup; raise it for one start to have them revoked all the same
+    #[arg(long, env = "VTO_SWEEP_LIMIT", value_name = "NUMBER", default_value = "128")]
+    sweep_limit: usize,
+
     /// Networks that pods live in, as in 10.244.0.0/16. Wrapping tokens are sent to no other address [default: all
     /// but loopback, link-local and multicast addresses]
     #[arg(long, env = "VTO_POD_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
@@ -81,6 +93,10 @@ struct LoginArguments {
     /// For kubernetes: the role to log in with
     #[arg(long, env = "VTO_VAULT_AUTH_ROLE", value_name = "NAME", default_value = "vault-token-operator")]
     vault_auth_role: String,
+
+    /// For kubernetes: the role to log in with for listing tokens, a right of its own
+    #[arg(long, env = "VTO_VAULT_SWEEP_ROLE", value_name = "NAME", default_value = "vault-token-operator-sweep")]
+    vault_sweep_role: String,
 
     /// For kubernetes: file with the ServiceAccount token
     #[arg(
@@ -123,6 +139,9 @@ pub struct Settings {
     pub(super) health_address: SocketAddr,
     pub(super) vault: Connection,
     pub(super) login: Login,
+    pub(super) sweep_login: Login,
+    pub(super) sweep_interval: Duration,
+    pub(super) sweep_limit: usize,
 }
 
 impl Arguments {
@@ -139,6 +158,9 @@ impl Arguments {
         if self.wrapping_ttl < Duration::from_secs(1) || self.wrapping_ttl > MAX_WRAPPING_TTL {
             return Err(format!("--wrapping-ttl must be from 1s to {}", duration::format(MAX_WRAPPING_TTL)));
         }
+        if self.sweep_interval < MIN_SWEEP_INTERVAL {
+            return Err(format!("--sweep-interval must be {} at least", duration::format(MIN_SWEEP_INTERVAL)));
+        }
         Ok(Settings {
             token_role,
             limits: Limits {
@@ -151,13 +173,21 @@ impl Arguments {
             wrapping_ttl: self.wrapping_ttl,
             health_address: self.health_address,
             vault: Connection::new(&self.server)?,
+            sweep_login: self.login.clone().for_sweep().check()?,
             login: self.login.check()?,
+            sweep_interval: self.sweep_interval,
+            sweep_limit: self.sweep_limit,
             cluster: self.cluster,
         })
     }
 }
 
 impl LoginArguments {
+    /// The login for listing tokens. Only the Kubernetes method has one apart; the others need the right in their one login.
+    fn for_sweep(self) -> Self {
+        Self { vault_auth_role: self.vault_sweep_role.clone(), ..self }
+    }
+
     fn check(self) -> Result<Login, String> {
         let mount = |default: &str| self.vault_auth_mount.clone().unwrap_or_else(|| default.to_owned());
         match (self.vault_auth, self.vault_role_id, self.vault_secret_id_file, self.vault_token_file) {

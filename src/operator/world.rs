@@ -10,12 +10,14 @@ use crate::api::{VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::pod::Observation;
 use crate::domain::token::Minted;
-use crate::vault::{self, TokenInfo, TokenOrder, TokenStore};
+use crate::vault::{self, TokenInfo, TokenLister, TokenOrder, TokenStore};
 use crate::wire::{Push, PushAnswer};
 use jiff::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// What the operator reads and changes, each call one exchange that can fail before, in the midst of, and after it took
 /// effect.
@@ -35,7 +37,8 @@ pub trait World: Send + Sync {
     /// Reads a request fresh; `None` when it is gone.
     fn read(
         &self,
-        request: &VaultTokenRequest,
+        namespace: &str,
+        name: &str,
     ) -> impl Future<Output = Result<Option<VaultTokenRequest>, cluster::Error>> + Send;
 
     /// Writes a request's status, guarded by its resourceVersion; gives the request as it is then.
@@ -51,14 +54,22 @@ pub trait World: Send + Sync {
     /// Deletes a request, guarded by its UID and resourceVersion.
     fn delete(&self, request: &VaultTokenRequest) -> impl Future<Output = Result<(), cluster::Error>> + Send;
 
-    /// Reads the request's pod fresh.
-    fn pod(&self, request: &VaultTokenRequest) -> impl Future<Output = Result<Observation, cluster::Error>> + Send;
+    /// Reads a pod fresh.
+    fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        init_container: &str,
+    ) -> impl Future<Output = Result<Observation, cluster::Error>> + Send;
 
     /// Makes a wrapped token.
     fn mint(&self, order: &TokenOrder) -> impl Future<Output = Result<Minted, vault::Error>> + Send;
 
     /// Looks a token up; `None` when there is no such live token.
     fn look_up(&self, accessor: &str) -> impl Future<Output = Result<Option<TokenInfo>, vault::Error>> + Send;
+
+    /// The accessors of all live tokens.
+    fn list(&self) -> impl Future<Output = Result<Vec<String>, vault::Error>> + Send;
 
     /// Renews a token; gives when it ends then, `None` when there is no such live token.
     fn renew(&self, accessor: &str) -> impl Future<Output = Result<Option<Timestamp>, vault::Error>> + Send;
@@ -68,6 +79,9 @@ pub trait World: Send + Sync {
 
     /// Sees to the death of a token that has no record, beside everything else.
     fn take_back(&self, request_uid: &str, accessor: String, period: Duration);
+
+    /// Asks for a sweep soon: a token may be there that nobody knows of.
+    fn sweep_soon(&self);
 
     /// Hands a wrapping token over.
     fn push(
@@ -92,6 +106,10 @@ pub struct Live {
     pub pusher: Pusher,
     /// How many tokens may be made.
     pub budget: Budget,
+    /// All tokens in Vault.
+    pub lister: TokenLister,
+    /// Wakes the sweep.
+    pub sweeps: Arc<Notify>,
 }
 
 impl World for Live {
@@ -107,8 +125,8 @@ impl World for Live {
         self.budget.take(namespace, pod_uid)
     }
 
-    async fn read(&self, request: &VaultTokenRequest) -> Result<Option<VaultTokenRequest>, cluster::Error> {
-        self.ledger.read(request).await
+    async fn read(&self, namespace: &str, name: &str) -> Result<Option<VaultTokenRequest>, cluster::Error> {
+        self.ledger.read(namespace, name).await
     }
 
     async fn write(
@@ -127,9 +145,8 @@ impl World for Live {
         self.ledger.delete(request).await
     }
 
-    async fn pod(&self, request: &VaultTokenRequest) -> Result<Observation, cluster::Error> {
-        let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
-        self.pods.read(namespace, &request.spec.pod_name, &request.spec.init_container).await
+    async fn pod(&self, namespace: &str, name: &str, init_container: &str) -> Result<Observation, cluster::Error> {
+        self.pods.read(namespace, name, init_container).await
     }
 
     async fn mint(&self, order: &TokenOrder) -> Result<Minted, vault::Error> {
@@ -138,6 +155,10 @@ impl World for Live {
 
     async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, vault::Error> {
         self.tokens.look_up(accessor).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>, vault::Error> {
+        self.lister.list().await
     }
 
     async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, vault::Error> {
@@ -150,6 +171,10 @@ impl World for Live {
 
     fn take_back(&self, request_uid: &str, accessor: String, period: Duration) {
         self.reaper.take_back(request_uid.to_owned(), accessor, period);
+    }
+
+    fn sweep_soon(&self) {
+        self.sweeps.notify_one();
     }
 
     async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<PushAnswer, String> {

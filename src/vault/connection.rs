@@ -13,11 +13,17 @@ use url::Url;
 /// No call takes longer, from the first byte sent to the last one read.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// No list takes longer: Vault gathers a hundred thousand accessors in about a second.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// No connection takes longer to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No answer is longer, in bytes; those that are wanted here have a few hundred.
+/// No answer is longer, in bytes, but a list; those that are wanted here have a few hundred.
 const MAX_ANSWER: usize = 1024 * 1024;
+
+/// No list is longer, in bytes: a million accessors have 40 MB.
+const MAX_LIST: usize = 64 * 1024 * 1024;
 
 /// Where Vault is, and how to know that it is Vault.
 #[derive(Clone, Debug, clap::Args)]
@@ -104,13 +110,26 @@ impl Connection {
         token: Option<&SecretString>,
         wrap_ttl: Option<Duration>,
     ) -> Result<Answer, Error> {
-        let request = self.request(endpoint, token, wrap_ttl)?;
+        self.exchange(self.request(endpoint, token, wrap_ttl)?, endpoint.path(), MAX_ANSWER).await
+    }
+
+    /// Makes one call whose answer is a list.
+    ///
+    /// # Errors
+    /// Whatever did not end in an answer of success.
+    pub async fn list<E: Endpoint>(&self, endpoint: &E, token: &SecretString) -> Result<Answer, Error> {
+        let mut request = self.request(endpoint, Some(token), None)?;
+        *request.timeout_mut() = Some(LIST_TIMEOUT);
+        self.exchange(request, endpoint.path(), MAX_LIST).await
+    }
+
+    async fn exchange(&self, request: reqwest::Request, path: String, longest: usize) -> Result<Answer, Error> {
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(&error))?;
         let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| Error::Unanswered(causes(&error)))? {
-            if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(Error::Malformed("it is longer than 1 MiB"));
+            if body.len() + chunk.len() > longest {
+                return Err(Error::Malformed("it is too long"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -119,7 +138,7 @@ impl Connection {
         }
         let messages = messages(&body);
         Err(match status.as_u16() {
-            401 | 403 => Error::Forbidden { path: endpoint.path().trim_start_matches('/').to_owned(), messages },
+            401 | 403 => Error::Forbidden { path: path.trim_start_matches('/').to_owned(), messages },
             status => Error::Answered { status, messages },
         })
     }

@@ -3,6 +3,7 @@
 mod breaker;
 mod connection;
 mod error;
+mod list;
 mod login;
 mod session;
 mod token;
@@ -10,6 +11,7 @@ mod wrapping;
 
 pub use connection::{Connection, Server};
 pub use error::Error;
+pub use list::TokenLister;
 pub use login::Login;
 pub use session::Session;
 pub use token::{TokenInfo, TokenOrder, TokenStore};

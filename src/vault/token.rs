@@ -81,6 +81,12 @@ struct Acknowledged {
 pub struct TokenInfo {
     /// When Vault ends it unless it is renewed; `None` if never.
     pub expire_time: Option<Timestamp>,
+    /// The path that it was made by.
+    #[serde(default)]
+    pub path: String,
+    /// The metadata that it was made with.
+    #[serde(default)]
+    pub meta: Option<HashMap<String, String>>,
 }
 
 impl TokenStore {

@@ -16,4 +16,5 @@ mod outage;
 mod push;
 mod secrecy;
 mod support;
+mod sweep;
 mod waiting;

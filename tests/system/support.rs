@@ -207,6 +207,19 @@ impl Cluster {
         }
     }
 
+    /// Waits until the operator's health says these words.
+    pub async fn until_healthy(&self, words: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = self.system.operator_health().await.expect("an answer").expect("an operator");
+            if text.contains(words) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "its health does not say {words:?}: {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Makes the pod's first request by hand, as somebody may who can create requests; nobody listens at the pod.
     pub async fn ask(&self, pod: &PodHandle, change: impl FnOnce(&mut Value)) {
         let mut request = request_for(pod, 0);

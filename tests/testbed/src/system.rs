@@ -45,6 +45,7 @@ pub struct System {
 #[derive(Debug)]
 struct Operator {
     process: Process,
+    health: String,
 }
 
 impl System {
@@ -116,14 +117,12 @@ impl System {
         let mut attempt = 1;
         loop {
             let (process, health) = self.spawn_operator(settings)?;
-            // Without TLS, and so without the cost of reading the system's certificates.
-            let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
-            let client = client.map_err(|source| Error::Http { what: "could not make a client".into(), source })?;
+            let client = plain_client()?;
             match process.wait_until_ready(READY_LIMIT, || ready(&client, &health)).await {
                 Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    *self.operator() = Some(Operator { process });
+                    *self.operator() = Some(Operator { process, health });
                     return Ok(());
                 }
             }
@@ -153,6 +152,14 @@ impl System {
         Ok((Process::spawn("vault-token-operator", command, &log)?, health))
     }
 
+    /// What the running operator says of its health, if one runs.
+    pub async fn operator_health(&self) -> Result<Option<String>, Error> {
+        let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
+        let failed = |source| Error::Http { what: "could not ask the operator for its health".into(), source };
+        let answer = plain_client()?.get(format!("http://{health}/readyz")).send().await.map_err(failed)?;
+        answer.text().await.map(Some).map_err(failed)
+    }
+
     /// Kills the operator (SIGKILL), in the midst of whatever it does.
     pub fn kill_operator(&self) {
         self.operator().take();
@@ -160,7 +167,7 @@ impl System {
 
     /// Asks the operator to end (SIGTERM); gives its exit status.
     pub async fn stop_operator(&self) -> Option<std::process::ExitStatus> {
-        let Operator { process } = self.operator().take()?;
+        let Operator { process, .. } = self.operator().take()?;
         process.stop(STOP_LIMIT).await;
         process.exit_status()
     }
@@ -174,6 +181,12 @@ impl System {
     fn operator(&self) -> std::sync::MutexGuard<'_, Option<Operator>> {
         self.operator.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Without TLS, and so without the cost of reading the system's certificates.
+fn plain_client() -> Result<reqwest::Client, Error> {
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+    client.map_err(|source| Error::Http { what: "could not make a client".into(), source })
 }
 
 /// The error that a command has failed.
@@ -197,14 +210,19 @@ async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
         let parsed = serde_json::from_str::<Value>(&read(name)?);
         parsed.map_err(|error| Error::path("could not read", &folder.join(name))(std::io::Error::other(error)))
     };
-    for (name, file) in [(OPERATOR, "policy.hcl"), ("vault-token-base", "base-policy.hcl")] {
+    let sweep = format!("{OPERATOR}-sweep");
+    for (name, file) in
+        [(OPERATOR, "policy.hcl"), ("vault-token-base", "base-policy.hcl"), (&sweep, "sweep-policy.hcl")]
+    {
         let policy = json!({ "policy": read(file)? });
         vault.must(Method::PUT, &format!("sys/policies/acl/{name}"), Some(&policy)).await?;
     }
     let role = payload("token-role.json")?;
     vault.must(Method::POST, &format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), Some(&role)).await?;
-    let role = payload("auth-role.json")?;
-    vault.must(Method::POST, &format!("auth/kubernetes/role/{OPERATOR}"), Some(&role)).await?;
+    for (name, file) in [(OPERATOR, "auth-role.json"), (&sweep, "sweep-auth-role.json")] {
+        let role = payload(file)?;
+        vault.must(Method::POST, &format!("auth/kubernetes/role/{name}"), Some(&role)).await?;
+    }
 
     vault.mount_kv(SECRETS).await?;
     for name in ["read", "db"] {

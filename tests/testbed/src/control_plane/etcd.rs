@@ -1,6 +1,8 @@
 //! The API server's store.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -16,10 +18,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// A running etcd of one member.
+/// An etcd of one member.
 #[derive(Debug)]
 pub(super) struct Etcd {
-    process: Process,
+    process: Mutex<Arc<Process>>,
+    binary: PathBuf,
+    folder: PathBuf,
+    arguments: Vec<OsString>,
+    data: PathBuf,
+    client_port: u16,
     url: String,
 }
 
@@ -39,28 +46,36 @@ impl Etcd {
         let [client_port, peer_port] = port::free()?;
         let url = format!("https://127.0.0.1:{client_port}");
         let peer_url = format!("https://127.0.0.1:{peer_port}");
-        let mut command = process::clean_command(binary, folder)?;
-        command
-            // A folder for each attempt: what one has written names its ports.
-            .arg("--data-dir")
-            .arg(folder.join(format!("etcd-{client_port}")))
-            .args(["--name", "testbed", "--logger", "zap", "--log-level", "warn"])
-            // The data need not outlive the machine.
-            .arg("--unsafe-no-fsync")
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("testbed={peer_url}")]);
+        // A folder for each attempt: what one has written names its ports.
+        let data = folder.join(format!("etcd-{client_port}"));
+        let mut arguments: Vec<OsString> = vec!["--data-dir".into(), data.clone().into()];
+        arguments.extend(["--name", "testbed", "--logger", "zap", "--log-level", "warn"].map(Into::into));
+        // The data need not outlive the machine.
+        arguments.push("--unsafe-no-fsync".into());
+        arguments.extend(["--listen-client-urls", &url, "--advertise-client-urls", &url].map(Into::into));
+        arguments.extend(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url].map(Into::into));
+        arguments.extend(["--initial-cluster", &format!("testbed={peer_url}")].map(Into::into));
         for prefix in ["", "peer-"] {
-            command
-                .arg(format!("--{prefix}client-cert-auth"))
-                .arg(format!("--{prefix}trusted-ca-file"))
-                .arg(&run.pki().ca().path)
-                .arg(format!("--{prefix}cert-file"))
-                .arg(&peer.certificate)
-                .arg(format!("--{prefix}key-file"))
-                .arg(&peer.key);
+            arguments.push(format!("--{prefix}client-cert-auth").into());
+            let files =
+                [("trusted-ca-file", &run.pki().ca().path), ("cert-file", &peer.certificate), ("key-file", &peer.key)];
+            for (flag, file) in files {
+                arguments.extend([format!("--{prefix}{flag}").into(), file.into()]);
+            }
         }
-        let process = Process::spawn("etcd", command, &folder.join("etcd.log"))?;
+        let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
+        let (binary, folder) = (binary.to_owned(), folder.to_owned());
+        let this = Self { process, binary, folder, arguments, data, client_port, url };
+        this.wait_until_ready().await?;
+        Ok(this)
+    }
+
+    fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn wait_until_ready(&self) -> Result<(), Error> {
+        let client_port = self.client_port;
         // It listens to clients only once it has a leader.
         let listens = || async move {
             match TcpStream::connect(("127.0.0.1", client_port)).await {
@@ -68,8 +83,25 @@ impl Etcd {
                 Err(error) => Err(format!("port {client_port}: {error}")),
             }
         };
-        process.wait_until_ready(START_LIMIT, listens).await?;
-        Ok(Self { process, url })
+        self.process().wait_until_ready(START_LIMIT, listens).await
+    }
+
+    /// Starts it after [`Etcd::stop`], on what its folder holds.
+    pub(super) async fn start_again(&self) -> Result<(), Error> {
+        let process = Arc::new(spawn(&self.binary, &self.folder, &self.arguments)?);
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.wait_until_ready().await
+    }
+
+    /// Copies its data to this folder; it has to be stopped.
+    pub(super) fn save(&self, to: &Path) -> Result<(), Error> {
+        copy(&self.data, to)
+    }
+
+    /// Replaces its data by those in this folder; it has to be stopped.
+    pub(super) fn restore(&self, from: &Path) -> Result<(), Error> {
+        std::fs::remove_dir_all(&self.data).map_err(Error::path("could not remove", &self.data))?;
+        copy(from, &self.data)
     }
 
     pub(super) fn url(&self) -> &str {
@@ -77,6 +109,27 @@ impl Etcd {
     }
 
     pub(super) async fn stop(&self) {
-        self.process.stop(STOP_LIMIT).await;
+        self.process().stop(STOP_LIMIT).await;
     }
+}
+
+fn spawn(binary: &Path, folder: &Path, arguments: &[OsString]) -> Result<Process, Error> {
+    let mut command = process::clean_command(binary, folder)?;
+    command.args(arguments);
+    Process::spawn("etcd", command, &folder.join("etcd.log"))
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(to).map_err(Error::path("could not make", to))?;
+    for entry in std::fs::read_dir(from).map_err(Error::path("could not read", from))? {
+        let path = entry.map_err(Error::path("could not read", from))?.path();
+        let copied = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            copy(&path, &copied)?;
+        } else {
+            std::fs::copy(&path, &copied).map_err(Error::path("could not copy", &path))?;
+        }
+    }
+    Ok(())
 }

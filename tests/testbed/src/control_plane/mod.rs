@@ -40,6 +40,10 @@ pub struct Binaries {
     pub kubectl: PathBuf,
 }
 
+/// What etcd held at one time.
+#[derive(Debug)]
+pub struct Backup(PathBuf);
+
 /// A running control plane; dropping it kills it.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -171,6 +175,28 @@ impl ControlPlane {
     /// Starts the API server again after [`ControlPlane::stop_apiserver`], on the same port and the same data.
     pub async fn start_apiserver(&self) -> Result<(), Error> {
         self.apiserver.start_again().await
+    }
+
+    /// Saves what etcd holds, as a backup does; both servers are away meanwhile.
+    pub async fn save(&self) -> Result<Backup, Error> {
+        let folder = self.folder.join("backup");
+        self.stop().await;
+        self.etcd.save(&folder)?;
+        self.start_again().await?;
+        Ok(Backup(folder))
+    }
+
+    /// Goes back to what etcd held then, as a restore from a backup does.
+    pub async fn restore(&self, backup: Backup) -> Result<(), Error> {
+        self.stop().await;
+        self.etcd.restore(&backup.0)?;
+        std::fs::remove_dir_all(&backup.0).map_err(Error::path("could not remove", &backup.0))?;
+        self.start_again().await
+    }
+
+    async fn start_again(&self) -> Result<(), Error> {
+        self.etcd.start_again().await?;
+        self.start_apiserver().await
     }
 
     /// Ends both servers, the API server first.

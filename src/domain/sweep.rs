@@ -1,0 +1,230 @@
+//! Tokens that Vault has and no request records: which of them are to die (rules 9 and 10).
+
+use super::pod::{InitState, Observation};
+use crate::api::{Phase, VaultTokenRequest};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use std::collections::HashMap;
+
+/// What Vault says of a live token, as far as it tells whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Its accessor.
+    pub accessor: String,
+    /// The path that it was made by.
+    pub path: String,
+    /// The metadata that it was made with.
+    pub meta: HashMap<String, String>,
+}
+
+/// A token that this cluster's operator made, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its accessor.
+    pub accessor: String,
+    /// The request that it was made for.
+    pub namespace: String,
+    /// That request's name.
+    pub request_name: String,
+    /// That request's UID.
+    pub request_uid: String,
+    /// The pod that it was made for.
+    pub pod_name: String,
+    /// That pod's UID.
+    pub pod_uid: String,
+    /// The init container that asked.
+    pub init_container: String,
+    /// The attempt that it was made in.
+    pub attempt: u32,
+    /// When that attempt began.
+    pub attempt_started_at: Timestamp,
+}
+
+/// What is to become of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is recorded, or may be yet.
+    Keep,
+    /// Its request knows the attempt that it was made in, and that it is over: no request will ever record it.
+    Revoke,
+    /// Its request is not there. It was deleted; or it is not there yet again, after a restore from a backup.
+    Unclaimed,
+    /// Its request is there and knows nothing of the attempt that it was made in: what the API server has is older than
+    /// what it had.
+    Forgotten,
+}
+
+impl Claim {
+    /// Reads a token's metadata; `None` unless it proves that the token is this cluster's.
+    pub fn read(token: &TokenFacts, cluster: &str, token_role: &str) -> Option<Self> {
+        let get = |key: &str| token.meta.get(key).filter(|value| !value.is_empty()).cloned();
+        if token.path.strip_prefix("auth/token/create/") != Some(token_role)
+            || get("cluster").as_deref() != Some(cluster)
+        {
+            return None;
+        }
+        Some(Self {
+            accessor: token.accessor.clone(),
+            namespace: get("namespace")?,
+            request_name: get("request_name")?,
+            request_uid: get("request_uid")?,
+            pod_name: get("pod_name")?,
+            pod_uid: get("pod_uid")?,
+            init_container: get("init_container")?,
+            attempt: get("attempt")?.parse().ok()?,
+            attempt_started_at: get("attempt_started_at")?.parse().ok()?,
+        })
+    }
+}
+
+/// Judges a token by a read of its request that is newer than the list of tokens: what is recorded by then is seen, and an
+/// attempt that is over by then records nothing any more (rule 9).
+pub fn judge(claim: &Claim, request: Option<&VaultTokenRequest>) -> Judgement {
+    let Some(request) = request.filter(|request| request.metadata.uid.as_ref() == Some(&claim.request_uid)) else {
+        return Judgement::Unclaimed;
+    };
+    let Some(status) = &request.status else { return Judgement::Forgotten };
+    let began = |started: Option<&MicroTime>| started.is_some_and(|started| started.0 == claim.attempt_started_at);
+    let current = status.attempts == claim.attempt && began(status.attempt_started_at.as_ref());
+    let ended = status.history.iter().any(|ended| ended.number == claim.attempt && began(ended.started_at.as_ref()));
+    let recorded = status.token_accessor.as_ref() == Some(&claim.accessor) && !request.phase().is_final();
+    match request.phase() {
+        _ if recorded => Judgement::Keep,
+        Phase::Minting if current => Judgement::Keep,
+        _ if current || ended => Judgement::Revoke,
+        _ => Judgement::Forgotten,
+    }
+}
+
+/// Whether the token's pod is alive.
+pub fn pod_lives(claim: &Claim, pod: &Observation) -> bool {
+    matches!(pod, Observation::Present(facts) if facts.uid == claim.pod_uid && !facts.finished)
+}
+
+/// Whether the pod's state contradicts its requests: its init container saw a token delivered, and no request says so. Then the
+/// requests are older than they were, as after a restore of etcd, and its tokens stay (rule 10).
+pub fn contradicted(claim: &Claim, pod: &Observation, requests: &[VaultTokenRequest]) -> bool {
+    let Observation::Present(facts) = pod else { return false };
+    let explained = |request: &VaultTokenRequest| {
+        request.spec.pod_uid == claim.pod_uid
+            && (request.phase() == Phase::Delivered || request.metadata.deletion_timestamp.is_some())
+    };
+    pod_lives(claim, pod) && facts.init == InitState::Ended && !requests.iter().any(explained)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Attempt, AttemptOutcome, VaultTokenRequestStatus};
+    use crate::domain::grant::tests::request;
+    use crate::domain::pod::PodFacts;
+    use crate::domain::pod::tests::pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    fn facts() -> TokenFacts {
+        let meta = [
+            ("cluster", "main"),
+            ("namespace", "shop"),
+            ("request_name", "web-8f1c-0"),
+            ("request_uid", "r"),
+            ("pod_name", "web"),
+            ("pod_uid", "p"),
+            ("init_container", "vault-init"),
+            ("attempt", "2"),
+            ("attempt_started_at", "1970-01-01T00:00:20Z"),
+        ];
+        TokenFacts {
+            accessor: "acc".to_owned(),
+            path: "auth/token/create/role".to_owned(),
+            meta: meta.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        }
+    }
+
+    fn claim() -> Claim {
+        Claim::read(&facts(), "main", "role").expect("a claim")
+    }
+
+    #[test]
+    fn what_cannot_be_proved_to_be_ours_is_not_touched() {
+        assert_eq!(claim().attempt, 2);
+        assert_eq!(Claim::read(&facts(), "other", "role"), None, "another cluster's");
+        assert_eq!(Claim::read(&facts(), "main", "another"), None, "another role's");
+        let orphan = TokenFacts { path: "auth/token/create".to_owned(), ..facts() };
+        assert_eq!(Claim::read(&orphan, "main", "role"), None, "somebody else's, whatever it says of itself");
+        for key in facts().meta.keys() {
+            let mut lacking = facts();
+            lacking.meta.remove(key);
+            assert_eq!(Claim::read(&lacking, "main", "role"), None, "{key}");
+        }
+    }
+
+    fn second(second: i64) -> MicroTime {
+        MicroTime(Timestamp::from_second(second).expect("a time"))
+    }
+
+    #[test]
+    fn rule_9_recorded_and_open_attempts_are_kept_and_closed_ones_are_not() {
+        let with = |phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
+            let mut request = request();
+            request.metadata.uid = Some("r".to_owned());
+            let history = history.iter().map(|(number, started)| Attempt {
+                number: *number,
+                started_at: Some(second(*started)),
+                outcome: AttemptOutcome::Unrecorded,
+                token_accessor: None,
+                time: Time(Timestamp::UNIX_EPOCH),
+            });
+            request.status = Some(VaultTokenRequestStatus {
+                phase: Some(phase),
+                attempts,
+                attempt_started_at: Some(second(started)),
+                token_accessor: accessor.map(str::to_owned),
+                history: history.collect(),
+                ..Default::default()
+            });
+            judge(&claim(), Some(&request))
+        };
+        assert_eq!(judge(&claim(), None), Judgement::Unclaimed);
+        let mut another = request();
+        another.metadata.uid = Some("another".to_owned());
+        assert_eq!(judge(&claim(), Some(&another)), Judgement::Unclaimed, "a request of the same name");
+        let known = [(2, 20)];
+        for phase in [Phase::Issued, Phase::Delivered, Phase::Revoking] {
+            assert_eq!(with(phase, 2, 20, Some("acc"), &[]), Judgement::Keep, "{phase}");
+            assert_eq!(with(phase, 3, 30, Some("another"), &known), Judgement::Revoke, "{phase}");
+            assert_eq!(with(phase, 3, 30, Some("another"), &[(2, 21)]), Judgement::Forgotten, "{phase}");
+            assert_eq!(with(phase, 1, 10, Some("another"), &[]), Judgement::Forgotten, "{phase}");
+            assert_eq!(
+                with(phase, 2, 21, Some("another"), &[]),
+                Judgement::Forgotten,
+                "{phase}: another second attempt"
+            );
+        }
+        assert_eq!(with(Phase::Minting, 2, 20, None, &[]), Judgement::Keep, "open");
+        assert_eq!(with(Phase::Minting, 2, 21, None, &[]), Judgement::Forgotten, "open, and another one");
+        assert_eq!(with(Phase::Minting, 3, 30, None, &known), Judgement::Revoke, "closed by the next one");
+        assert_eq!(with(Phase::Minting, 1, 10, None, &[]), Judgement::Forgotten, "not begun, as the request sees it");
+        assert_eq!(with(Phase::Pending, 2, 20, None, &known), Judgement::Revoke, "closed");
+        assert_eq!(with(Phase::Denied, 2, 20, None, &[]), Judgement::Revoke, "over");
+        assert_eq!(with(Phase::Revoked, 2, 20, Some("acc"), &[]), Judgement::Revoke, "a request that came to its end");
+    }
+
+    #[test]
+    fn rule_10_a_pod_that_has_had_its_token_contradicts_requests_that_never_delivered_one() {
+        let ended = json!({"metadata": {"uid": "p"}, "status": {"phase": "Running"}});
+        let running = Observation::Present(PodFacts::read(&pod(ended), "vault-init"));
+        let mut known = request();
+        known.spec.pod_uid = "p".to_owned();
+        assert!(contradicted(&claim(), &running, &[]));
+        assert!(contradicted(&claim(), &running, &[known.clone()]));
+        known.status = Some(VaultTokenRequestStatus { phase: Some(Phase::Delivered), ..Default::default() });
+        assert!(!contradicted(&claim(), &running, &[known]));
+        assert!(!contradicted(&claim(), &Observation::Absent, &[]));
+        let initializing = Observation::Present(PodFacts::read(&pod(json!({"metadata": {"uid": "p"}})), "vault-init"));
+        assert!(!contradicted(&claim(), &initializing, &[]));
+        let another = json!({"metadata": {"uid": "another"}, "status": {"phase": "Running"}});
+        let another = Observation::Present(PodFacts::read(&pod(another), "vault-init"));
+        assert!(!contradicted(&claim(), &another, &[]));
+    }
+}

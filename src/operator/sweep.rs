@@ -1,0 +1,164 @@
+//! The sweep: finds tokens that this cluster made and that no request records, and revokes them (rules 9 and 10).
+
+use super::world::World;
+use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use crate::cluster;
+use crate::domain::sweep::{Claim, Judgement, TokenFacts, contradicted, judge, pod_lives};
+use crate::vault;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// How many tokens of others are remembered, so as not to be looked at again; beyond it, all are looked at anew.
+const MAX_FOREIGN: usize = 1_000_000;
+
+/// How long a token of a living pod must be known to have no request before it is revoked.
+pub const SECOND_LOOK: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a person can do about a token that is kept.
+const RESTORED: &str =
+    "were the requests restored from a backup? Restart the pod to give it a new token; the old one is revoked then";
+
+/// Finds and revokes orphans.
+pub struct Sweeper {
+    cluster: String,
+    token_role: String,
+    /// More orphans than this are no orphans: something is wrong with what the API server says.
+    limit: usize,
+    /// Hashes of the accessors of tokens that are not ours, and never will be.
+    foreign: HashSet<u64>,
+    /// Since when tokens of living pods are known to have no request.
+    suspects: HashMap<String, Timestamp>,
+}
+
+/// What one sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Live tokens in Vault.
+    pub listed: usize,
+    /// How many of them were looked at.
+    pub examined: usize,
+    /// Orphans that were revoked.
+    pub revoked: Vec<Claim>,
+    /// Tokens that no request records and that are kept, each with what a person can do about it.
+    pub kept: Vec<(Claim, String)>,
+    /// Whether some of them are kept only until a second look.
+    pub second_look: bool,
+    /// Why nothing at all was revoked, if that is so.
+    pub stopped: Option<String>,
+}
+
+/// Why a sweep broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Vault could not be asked.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The API server could not be asked.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+}
+
+impl Sweeper {
+    /// For the tokens of `cluster` that were made through `token_role`; it revokes `limit` of them at a time at most.
+    pub fn new(cluster: String, token_role: String, limit: usize) -> Self {
+        Self { cluster, token_role, limit, foreign: HashSet::new(), suspects: HashMap::new() }
+    }
+
+    /// Sweeps once. `recorded` says of an accessor that a request was seen to record it: such a token is not looked at.
+    ///
+    /// # Errors
+    /// What kept it from going on; whatever it has revoked by then was an orphan.
+    pub async fn sweep(&mut self, world: &impl World, recorded: impl Fn(&str) -> bool) -> Result<Report, Error> {
+        // Vault first: a request that is read later knows of every token that was made by then.
+        let listed = world.list().await?;
+        let mut report = Report { listed: listed.len(), ..Report::default() };
+        let mut orphans = Vec::new();
+        for accessor in listed.iter().filter(|accessor| !recorded(accessor)) {
+            if self.foreign.contains(&hash(accessor)) {
+                continue;
+            }
+            report.examined += 1;
+            let Some(info) = world.look_up(accessor).await? else { continue };
+            let facts = TokenFacts { accessor: accessor.clone(), path: info.path, meta: info.meta.unwrap_or_default() };
+            let Some(claim) = Claim::read(&facts, &self.cluster, &self.token_role) else {
+                self.remember(accessor);
+                continue;
+            };
+            let judgement = judge(&claim, world.read(&claim.namespace, &claim.request_name).await?.as_ref());
+            if judgement != Judgement::Keep {
+                orphans.push((claim, judgement));
+            }
+        }
+        if orphans.len() > self.limit {
+            report.stopped = Some(format!(
+                "{} tokens have no request, more than can be left by accident ({}): were the requests restored from a \
+                 backup, or deleted with their finalizers removed? Nothing was revoked. If they are to be revoked, start the \
+                 operator with --sweep-limit {0}",
+                orphans.len(),
+                self.limit
+            ));
+            return Ok(report);
+        }
+        self.suspects.retain(|accessor, _| orphans.iter().any(|(claim, _)| claim.accessor == *accessor));
+        for (claim, judgement) in orphans {
+            if let Some(why) = self.kept(world, &claim, judgement).await? {
+                report.kept.push((claim, why));
+                continue;
+            }
+            world.revoke(&claim.accessor).await?;
+            tracing::warn!(target: "audit", step = "OrphanRevoked", namespace = claim.namespace, pod = claim.pod_name,
+                pod_uid = claim.pod_uid, request = claim.request_name, request_uid = claim.request_uid,
+                attempt = claim.attempt, token_accessor = claim.accessor, "a token that no request records was revoked");
+            report.revoked.push(claim);
+        }
+        report.second_look = report.kept.iter().any(|(claim, _)| self.suspects.contains_key(&claim.accessor));
+        Ok(report)
+    }
+
+    /// Why a token is kept for now that no request records: its pod lives, and may well be using it (rule 10).
+    async fn kept(&mut self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
+        let pod = world.pod(&claim.namespace, &claim.pod_name, &claim.init_container).await?;
+        if !pod_lives(claim, &pod) {
+            return Ok(None);
+        }
+        if judgement == Judgement::Forgotten {
+            return Ok(Some(format!("was made in an attempt that its request knows nothing of; {RESTORED}")));
+        }
+        if contradicted(claim, &pod, &requests_of(world, claim).await?) {
+            return Ok(Some(format!("may be in use: its pod has had a token, and no request says so; {RESTORED}")));
+        }
+        if judgement == Judgement::Unclaimed {
+            // After a restore it takes the kubelet some time to say again what state the pod is in.
+            let now = world.now();
+            let since = *self.suspects.entry(claim.accessor.clone()).or_insert(now);
+            if now.duration_since(since) < SECOND_LOOK {
+                return Ok(Some("has no request; it is looked at again before it is revoked".to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn remember(&mut self, accessor: &str) {
+        if self.foreign.len() >= MAX_FOREIGN {
+            self.foreign.clear();
+        }
+        self.foreign.insert(hash(accessor));
+    }
+}
+
+/// All requests of the token's pod.
+async fn requests_of(world: &impl World, claim: &Claim) -> Result<Vec<VaultTokenRequest>, Error> {
+    let mut requests = Vec::new();
+    for digit in 0..REQUESTS_PER_POD {
+        let name = request_name(&claim.pod_name, &claim.pod_uid, digit);
+        requests.extend(world.read(&claim.namespace, &name).await?);
+    }
+    Ok(requests)
+}
+
+fn hash(accessor: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    accessor.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,97 @@
+//! When the sweep runs, and who is told what it found.
+
+use super::health::Health;
+use super::herald::Herald;
+use super::sweep::{Error, Report, SECOND_LOOK, Sweeper};
+use super::world::World;
+use crate::api::{Reason, VaultTokenRequest};
+use crate::domain::announcement::Announcement;
+use crate::domain::sweep::Claim;
+use kube::runtime::reflector::Store;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long after the requests are listed, or after an attempt that may have left a token, the sweep runs: what is still on its
+/// way to Vault lands meanwhile.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Sweeps for as long as it is polled: soon after the start, whenever `wanted`, and every `interval`.
+pub async fn run(
+    world: Arc<impl World>,
+    mut sweeper: Sweeper,
+    requests: Store<VaultTokenRequest>,
+    herald: Herald,
+    health: Health,
+    wanted: Arc<Notify>,
+    interval: Duration,
+) {
+    health.requests_listed().await;
+    loop {
+        tokio::time::sleep(SETTLING).await;
+        let recorded = recorded(&requests);
+        // Spread, so that two clusters on one Vault do not always sweep together.
+        let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
+            Ok(report) => {
+                tell(&report, &herald, &health);
+                if report.second_look {
+                    rest = rest.min(SECOND_LOOK.unsigned_abs());
+                }
+            }
+            Err(error) => {
+                let message = complaint(&error);
+                // Once, until something else is wrong.
+                if health.sweep(message.clone()) {
+                    tracing::warn!("{message}");
+                }
+            }
+        }
+        tokio::select! {
+            () = wanted.notified() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// The accessors of tokens whose requests record them, as far as the watch shows. It only spares a look.
+fn recorded(requests: &Store<VaultTokenRequest>) -> HashSet<String> {
+    let requests = requests.state();
+    let live = requests.iter().filter(|request| !request.phase().is_final());
+    live.filter_map(|request| request.status.as_ref()?.token_accessor.clone()).collect()
+}
+
+fn tell(report: &Report, herald: &Herald, health: &Health) {
+    let announce = |claim: &Claim, reason: Reason, note: String| {
+        let reason = reason.as_str().to_owned();
+        herald.announce_unrecorded(claim, Announcement { warning: true, reason, action: "Sweep", note });
+    };
+    for claim in &report.revoked {
+        let note = format!("the token of attempt {} was recorded nowhere, and was revoked", claim.attempt);
+        announce(claim, Reason::OrphanRevoked, format!("{note} (accessor {})", claim.accessor));
+    }
+    for (claim, why) in &report.kept {
+        let note = format!("the token with the accessor {} {why}", claim.accessor);
+        tracing::error!(namespace = claim.namespace, pod = claim.pod_name, "{note}");
+        announce(claim, Reason::OrphanKept, note);
+    }
+    if let Some(why) = &report.stopped {
+        tracing::error!("{why}");
+    }
+    let Report { listed, examined, .. } = *report;
+    let (revoked, kept) = (report.revoked.len(), report.kept.len());
+    tracing::info!(listed, examined, revoked, kept, "swept Vault for tokens without a request");
+    let stopped = report.stopped.as_deref().map(|why| format!("; stopped: {why}")).unwrap_or_default();
+    health.sweep(format!("{listed} tokens in Vault, {revoked} without a request revoked, {kept} kept{stopped}"));
+}
+
+fn complaint(error: &Error) -> String {
+    match error {
+        Error::Vault(error) if error.is_forbidden() || error.is_refusal() => format!(
+            "tokens that a crash leaves without a request live until their ttl ends, since the operator may not list \
+             tokens ({error}); config/vault/ says how to allow it"
+        ),
+        error => format!("the sweep broke off, and is repeated: {error}"),
+    }
+}

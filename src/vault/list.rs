@@ -1,0 +1,63 @@
+//! All accessors in Vault: a right that the operator's everyday login does not have. A login of its own is made for each list,
+//! and given back.
+
+use super::connection::Connection;
+use super::error::Error;
+use super::login::Login;
+use serde::Deserialize;
+use std::collections::HashSet;
+use std::time::Duration;
+use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenSelfRequest};
+
+/// Vault drops a token that is looked up after it was stored and before its lease is registered. Nothing is looked up that
+/// was not there for as long as this.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Lists tokens.
+#[derive(Clone, Debug)]
+pub struct TokenLister {
+    connection: Connection,
+    login: Login,
+}
+
+#[derive(Deserialize)]
+struct ListAnswer {
+    data: Keys,
+}
+
+#[derive(Deserialize)]
+struct Keys {
+    keys: Vec<String>,
+}
+
+impl TokenLister {
+    /// Lists with this login.
+    pub fn new(connection: Connection, login: Login) -> Self {
+        Self { connection, login }
+    }
+
+    /// The accessors of all live tokens of Vault (of its namespace, where it has any), but the very newest ones.
+    ///
+    /// # Errors
+    /// [`Error::is_forbidden`] or [`Error::is_refusal`] where the operator was not given the right: see `config/vault/`.
+    pub async fn list(&self) -> Result<Vec<String>, Error> {
+        let lease = self.login.log_in(&self.connection).await?;
+        let list = async || {
+            let answer = self.connection.list(&ListAccessorRequest {}, &lease.token).await?;
+            Ok::<_, Error>(answer.json::<ListAnswer>()?.data.keys)
+        };
+        let listed = async {
+            let first: HashSet<String> = list().await?.into_iter().collect();
+            tokio::time::sleep(SETTLING).await;
+            Ok(list().await?.into_iter().filter(|accessor| first.contains(accessor)).collect())
+        }
+        .await;
+        // A token that somebody else keeps is not ours to give back.
+        if !matches!(self.login, Login::TokenFile { .. })
+            && let Err(error) = self.connection.call(&RevokeTokenSelfRequest {}, Some(&lease.token), None).await
+        {
+            tracing::debug!(%error, "the login for the list was not given back; it ends by itself");
+        }
+        listed
+    }
+}

@@ -1,0 +1,142 @@
+//! I2, and the brakes of the sweep (rules 9 and 10).
+
+use crate::support::{Cluster, alone, name};
+use kube::api::{Patch, PatchParams};
+use reqwest::Method;
+use serde_json::{Value, json};
+use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::system::CLUSTER;
+use vault_token_operator::api::Phase;
+
+const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
+
+/// What the operator writes into the metadata of a token for this pod's first request.
+fn meta(pod: &PodHandle, request_uid: &str, attempt_started_at: &str) -> Value {
+    json!({
+        "cluster": CLUSTER, "namespace": pod.namespace, "pod_name": pod.name, "pod_uid": pod.uid,
+        "init_container": "vault-init", "request_uid": request_uid, "attempt": "1",
+        "request_name": vault_token_operator::api::request_name(&pod.name, &pod.uid, 0),
+        "attempt_started_at": attempt_started_at,
+    })
+}
+
+/// Makes a token by hand; gives its accessor.
+async fn token(cluster: &Cluster, path: &str, meta: &Value) -> String {
+    let order = json!({ "policies": ["shop-read"], "period": "1h", "meta": meta });
+    let made = cluster.vault().must(Method::POST, path, Some(&order)).await.expect("a token");
+    made["auth"]["accessor"].as_str().expect("an accessor").to_owned()
+}
+
+#[tokio::test]
+async fn i2_tokens_that_no_request_records_die_and_nobody_elses_do() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("orphans").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "delivered", "shop-read", "1h")).await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let gone = cluster.pod(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
+    cluster.ask(&pod, |_| ()).await;
+    cluster.until(&pod, "status", |request| request.status.is_some()).await;
+    cluster.system.kill_operator();
+    let request = cluster.request(&pod, 0).await.expect("a request");
+    let uid = request.metadata.uid.clone().expect("a UID");
+    let (closed_at, open_at) = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02.5Z");
+    let status = json!({ "status": {
+        "phase": "Pending", "attempts": 2, "attemptStartedAt": "2026-01-01T00:00:02.500000Z",
+        "history": [
+            { "number": 1, "startedAt": "2026-01-01T00:00:01.000000Z", "outcome": "Unrecorded", "time": closed_at },
+            { "number": 2, "startedAt": "2026-01-01T00:00:02.500000Z", "outcome": "Unrecorded", "time": closed_at },
+        ],
+    } });
+    let requests = cluster.requests(&namespace);
+    requests.patch_status(&name(&request), &PatchParams::default(), &Patch::Merge(&status)).await.expect("a status");
+
+    let closed = token(cluster, ROLE_PATH, &meta(&pod, &uid, closed_at)).await;
+    let unclaimed = token(cluster, ROLE_PATH, &meta(&gone, "no-such-request", closed_at)).await;
+    let unproved = token(cluster, "auth/token/create", &meta(&gone, "no-such-request", closed_at)).await;
+    let mut others = meta(&gone, "no-such-request", closed_at);
+    others["cluster"] = json!("another");
+    let others = token(cluster, ROLE_PATH, &others).await;
+    // An attempt that the request does not know, of a pod that lives.
+    let forgotten = token(cluster, ROLE_PATH, &meta(&pod, &uid, "2026-01-01T00:00:03Z")).await;
+    assert_ne!(closed_at, open_at);
+
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_dead(&closed).await;
+    cluster.until_dead(&unclaimed).await;
+    let health = cluster.until_healthy("revoked, 1 kept").await;
+    assert!(health.contains("2 without a request revoked"), "{health}");
+    for (kept, why) in [(&unproved, "unproved"), (&others, "another cluster's"), (&forgotten, "forgotten")] {
+        assert!(cluster.lives(kept).await, "{why}");
+    }
+    assert!(cluster.accepts(&delivered.token).await, "I7: a recorded token stays");
+    cluster.until_described("pod", "web", &namespace, "OrphanRevoked").await;
+    cluster.until_described("pod", "web", &namespace, "OrphanKept").await;
+    for accessor in [unproved, others, forgotten] {
+        let body = json!({ "accessor": accessor });
+        cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&body)).await.expect("revoked");
+    }
+}
+
+#[tokio::test]
+async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
+    const PODS: usize = 50;
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("restored").await;
+    let mut pods = Vec::new();
+    for number in 0..PODS {
+        let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+        pods.push(pod);
+    }
+    let backup = cluster.plane().save().await.expect("saved");
+    for pod in &pods {
+        let init = cluster.init(pod).await;
+        cluster.ended_well(pod, &init).await;
+        cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
+    }
+    cluster.system.kill_operator();
+    cluster.plane().restore(backup).await.expect("restored");
+    assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
+
+    // Before the kubelet has said again what runs, and after.
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_healthy(&format!("{PODS} kept")).await;
+    for pod in &pods {
+        cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
+    }
+    cluster.until_described("pod", "web-0", &namespace, "OrphanKept").await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_healthy(&format!("{PODS} kept")).await;
+    for pod in &pods {
+        assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
+    }
+
+    // Gone pods' tokens would go; but so many at once are no accident.
+    for pod in &pods {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
+    cluster.system.kill_operator();
+    let few = ("VTO_SWEEP_LIMIT", "10");
+    cluster.system.start_operator(&[few]).await.expect("the operator starts");
+    let health = cluster.until_healthy("stopped: ").await;
+    assert!(health.starts_with("ok") && health.contains("--sweep-limit"), "{health}");
+    assert!(cluster.accepts(&crate::support::token_of(&pods[0])).await);
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_healthy(&format!("{PODS} without a request revoked")).await;
+    assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
+}
+
+#[tokio::test]
+async fn an_operator_that_may_not_list_tokens_says_so_and_goes_on() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[("VTO_VAULT_SWEEP_ROLE", "no-such-role")]).await.expect("the operator starts");
+    let health = cluster.until_healthy("may not list tokens").await;
+    assert!(health.starts_with("ok") && health.contains("config/vault/"), "{health}");
+    let namespace = cluster.namespace("no-sweep").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    assert_eq!(delivered.request.phase(), Phase::Delivered);
+}
