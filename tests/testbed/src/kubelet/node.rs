@@ -107,7 +107,7 @@ impl<'a> Node<'a> {
         if found.and_then(|pod| pod.uid()).as_ref() != Some(&uid) {
             return Ok(());
         }
-        let told = format!("{namespace}/{name}: {error:?}");
+        let told = format!("{namespace}/{name}: {}", error.in_one_line());
         if self.troubles.get(&uid).is_none_or(|trouble| trouble.told != told) {
             report::line(&told);
         }
