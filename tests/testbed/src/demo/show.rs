@@ -59,10 +59,10 @@ kubectl apply -f examples/shop.yaml
 
 After the pod is deleted, the same curl is refused; a new pod gets a token of its own.
 
-What is different from a cluster: the operator is a process beside the control plane, and so is the init container of each
-pod; kubectl finds neither as a pod of its own. There is no kubelet, and apps are not run: the column READY, kubectl logs
-and kubectl exec do not work. There are no controllers: a Deployment makes no pods, and a new namespace has no
-ServiceAccount "default". A pod without an init container of the image vault-token-operator is left alone.
+What is different from a cluster: the operator is a process beside the control plane, and so is the init container of
+each pod; kubectl finds neither as a pod of its own. There is no kubelet, and apps are not run: the column READY,
+kubectl logs and kubectl exec do not work. There are no controllers: a Deployment makes no pods, and a new namespace
+has no ServiceAccount "default". A pod without an init container of the image vault-token-operator is left alone.
 
 The operator's log:                          {log}
 The pods' volumes and init containers' logs: {pods}/<UID of the pod>, .../<UID of the pod>.log
