@@ -34,7 +34,7 @@ pub struct Server {
     pub address: Url,
 
     /// File with the certificate authorities (PEM) that Vault's certificate is checked against, instead of the
-    /// system's
+    /// system's. The project's image has no system's: there it is needed with https
     #[arg(long = "vault-cacert", env = "VAULT_CACERT", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 

@@ -123,6 +123,16 @@ impl Error {
         move |source| Self::Kubernetes { what, source: Box::new(source) }
     }
 
+    /// For one line: the API server's own words where there are some, which its client buries in the whole answer.
+    pub(crate) fn in_one_line(&self) -> String {
+        match self {
+            Self::Kubernetes { what, source } if let kube::Error::Api(status) = source.as_ref() => {
+                format!("{what}: {}", status.message)
+            }
+            _ => format!("{self:?}"),
+        }
+    }
+
     /// Whether a component ended because another process had taken its port meanwhile.
     pub(crate) fn port_was_taken(&self) -> bool {
         matches!(self, Self::Ended { tail, .. } if tail.contains("address already in use"))

@@ -115,7 +115,7 @@ async fn up(stop: &mut StopSignal) -> Result<(), Error> {
         ("VAULT_CACERT", vault.ca_path().to_string_lossy().as_ref()),
         ("VAULT_TOKEN", vault.root_token().expose_secret()),
     ] {
-        report::output(&format!("export {variable}='{}'", value.replace('\'', r"'\''")));
+        report::output(&format!("export {variable}={}", report::quoted(value)));
     }
     report::line("running; Ctrl-C stops it and removes everything");
     stop.received().await;

@@ -31,6 +31,11 @@ pub fn output(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Text as a shell takes it for one word.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// A piece of work that takes long enough to be shown.
 #[derive(Debug)]
 pub struct Activity {

@@ -136,6 +136,11 @@ pub fn told_version(component: Component, binary: &Path) -> Option<Version> {
     machine::told_version(component, binary)
 }
 
+/// The program of this name that a shell would run.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    machine::program(name)
+}
+
 fn make(recipe: &Recipe, component: Component, root: &Path, folder: &Path, binary: &Path) -> Result<(), Error> {
     let job = Job { recipe, variable: component.variable(), cache: root };
     match &recipe.source {

@@ -83,6 +83,11 @@ impl ControlPlane {
         &self.admin_kubeconfig
     }
 
+    /// The command line client that is used here.
+    pub fn kubectl_binary(&self) -> &Path {
+        &self.kubectl
+    }
+
     /// The API server's address: `https://127.0.0.1:<port>`.
     pub fn server_url(&self) -> &str {
         &self.apiserver.access().url

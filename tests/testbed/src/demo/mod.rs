@@ -3,20 +3,21 @@
 
 mod show;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt};
 
 use crate::bed::Testbed;
+use crate::components;
 use crate::error::Error;
 use crate::kubelet::{Kubelet, Node};
 use crate::process;
 use crate::project::{self, Binaries};
 use crate::report;
 use crate::system::{System, must_succeed};
-use show::Story;
+use show::{LeftRunning, Story};
 
 /// How long anything in the story may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -66,24 +67,30 @@ impl Demo {
         let node = Node::new(&self.kubelet, self.system.testbed());
         let serve = async {
             self.apply().await?;
-            self.token_file().await?;
-            let plane = self.system.testbed().control_plane();
-            report::output("");
-            report::output("Left running, with the pod started anew. In another shell:");
-            report::output("");
-            report::output(&format!("export KUBECONFIG={}", plane.admin_kubeconfig().display()));
-            report::output(&format!("export VAULT_ADDR={}", self.system.testbed().vault().address()));
-            report::output("");
-            report::output(
-                "kubectl get vtr -A        kubectl describe vtr -n shop        kubectl delete pod web -n shop",
-            );
-            report::output("Ctrl-C stops it and removes everything.");
+            let token_file = self.token_file().await?;
+            self.show_what_runs(&token_file);
             std::future::pending::<Result<(), Error>>().await
         };
         tokio::select! {
-            ended = node.run() => ended,
+            ended = node.run_any() => ended,
             served = serve => served,
         }
+    }
+
+    /// Says how clients reach what runs, and what it is not.
+    fn show_what_runs(&self, token_file: &Path) {
+        let (plane, vault) = (self.system.testbed().control_plane(), self.system.testbed().vault());
+        let binary = plane.kubectl_binary();
+        show::left_running(&LeftRunning {
+            kubeconfig: plane.admin_kubeconfig(),
+            // What else is on PATH may be too old or too new for the API server.
+            kubectl: (components::on_path("kubectl").as_deref() != Some(binary)).then_some(binary),
+            vault_address: vault.address(),
+            vault_ca: vault.ca_path(),
+            token_file,
+            operator_log: self.system.operator_logs().last().map_or(Path::new(""), PathBuf::as_path),
+            pods: self.kubelet.folder(),
+        });
     }
 
     /// Ends everything.
@@ -166,7 +173,7 @@ impl Demo {
     }
 
     /// Runs the example app with this token file.
-    async fn app(&self, token_file: &std::path::Path) -> Result<process::Output, Error> {
+    async fn app(&self, token_file: &Path) -> Result<process::Output, Error> {
         let testbed = self.system.testbed();
         let folder = testbed.run().path();
         let mut command = process::clean_command(&self.binaries.example, folder)?;

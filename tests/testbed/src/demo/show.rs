@@ -15,11 +15,66 @@ pub(super) struct Story<'a> {
     plane: &'a ControlPlane,
 }
 
+/// What runs on when the story has ended.
+pub(super) struct LeftRunning<'a> {
+    pub kubeconfig: &'a Path,
+    /// The kubectl to use, where it is not the one that a shell runs anyway.
+    pub kubectl: Option<&'a Path>,
+    pub vault_address: &'a str,
+    pub vault_ca: &'a Path,
+    /// The token of the pod that runs.
+    pub token_file: &'a Path,
+    pub operator_log: &'a Path,
+    /// The folder with the pods' volumes and the logs of their init containers.
+    pub pods: &'a Path,
+}
+
 /// `kubectl get --watch`, as it goes on.
 pub(super) struct Rows {
     process: Process,
     log: PathBuf,
     shown: std::sync::atomic::AtomicUsize,
+}
+
+/// Says how clients reach what runs, and what is not there. The lines to paste have no comments, which not every shell
+/// takes.
+pub(super) fn left_running(it: &LeftRunning<'_>) {
+    let quoted = |path: &Path| report::quoted(&path.to_string_lossy());
+    let kubectl = it.kubectl.map(|kubectl| format!("\nalias kubectl={}", quoted(kubectl))).unwrap_or_default();
+    report::output(&format!(
+        r#"
+Left running, with the pod started anew. Paste into another shell:
+
+export KUBECONFIG={kubeconfig}{kubectl}
+export VAULT_ADDR={address}
+export VAULT_CACERT={ca}
+export VAULT_TOKEN="$(cat {token})"
+
+VAULT_TOKEN is the token of the pod that runs now. Then, for instance, in the project's folder:
+
+kubectl get vtr -A
+curl --cacert "$VAULT_CACERT" -H "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/secret/data/shop/read"
+kubectl delete pod web -n shop
+kubectl apply -f examples/shop.yaml
+
+After the pod is deleted, the same curl is refused; a new pod gets a token of its own.
+
+What is different from a cluster: the operator is a process beside the control plane, and so is the init container of
+each pod; kubectl finds neither as a pod of its own. There is no kubelet, and apps are not run: the column READY,
+kubectl logs and kubectl exec do not work. There are no controllers: a Deployment makes no pods, and a new namespace
+has no ServiceAccount "default". A pod without an init container of the image vault-token-operator is left alone.
+
+The operator's log:                          {log}
+The pods' volumes and init containers' logs: {pods}/<UID of the pod>, .../<UID of the pod>.log
+
+Ctrl-C stops all of it and removes its files."#,
+        kubeconfig = quoted(it.kubeconfig),
+        address = report::quoted(it.vault_address),
+        ca = quoted(it.vault_ca),
+        token = quoted(it.token_file),
+        log = it.operator_log.display(),
+        pods = it.pods.display(),
+    ));
 }
 
 impl<'a> Story<'a> {

@@ -12,7 +12,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -23,8 +23,10 @@ use crate::process::{self, Process};
 use crate::run::Run;
 use crate::vault::VaultServer;
 
-/// The name of the init container, as in the original talk.
+/// The name of the init container of pods that are made here, as in the original talk.
 pub const INIT_CONTAINER: &str = "vault-init";
+/// The name of the image that init containers are known by, whatever its registry and its tag.
+pub const IMAGE: &str = "vault-token-operator";
 /// The port that init containers listen on.
 pub const INIT_PORT: u16 = 8245;
 /// The node that pods say they are on.
@@ -62,6 +64,10 @@ pub struct PodHandle {
     pub uid: String,
     /// Its service account.
     pub service_account: String,
+    /// The name of its init container.
+    pub init_container: String,
+    /// The settings of init that its init container's manifest has in its environment.
+    pub init_environment: Vec<(String, String)>,
     /// Its address; the status may not show it yet.
     pub address: IpAddr,
     /// Its volume, which init writes to and the app reads.
@@ -106,7 +112,7 @@ impl Kubelet {
             "metadata": { "name": spec.name, "annotations": annotations },
             "spec": {
                 "nodeName": NODE,
-                "initContainers": [{ "name": INIT_CONTAINER, "image": "vault-token-operator" }],
+                "initContainers": [{ "name": INIT_CONTAINER, "image": IMAGE }],
                 "containers": [{ "name": "app", "image": "vault-example" }],
             },
         });
@@ -140,6 +146,7 @@ impl Kubelet {
     fn admit(&self, pod: &Pod) -> Result<PodHandle, Error> {
         let missing = |field| Error::Incomplete { what: "could not admit a pod".into(), field };
         let uid = pod.uid().ok_or(missing("uid"))?;
+        let init = init_container(pod).ok_or(missing("init container"))?;
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
         let volume = self.volume(&uid);
         std::fs::create_dir_all(&volume).map_err(Error::path("could not make", &volume))?;
@@ -148,6 +155,8 @@ impl Kubelet {
             name: pod.name_any(),
             uid,
             service_account: account.ok_or(missing("serviceAccountName"))?,
+            init_container: init.name.clone(),
+            init_environment: init_environment(init),
             address: self.free_address()?,
             volume,
         })
@@ -168,8 +177,14 @@ impl Kubelet {
 
     /// Reports the init container as ended in failure, with what it wrote to its termination log.
     pub async fn report_init_failed(&self, plane: &ControlPlane, pod: &PodHandle, message: &str) -> Result<(), Error> {
-        let state = json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } });
-        self.report(plane, pod, &initializing(pod, &state)).await
+        self.report(plane, pod, &initializing(pod, &failed(message))).await
+    }
+
+    /// Reports the init container as ended in failure, and the pod with it: what `restartPolicy: Never` means.
+    pub async fn report_failed(&self, plane: &ControlPlane, pod: &PodHandle, message: &str) -> Result<(), Error> {
+        let mut status = initializing(pod, &failed(message));
+        json_patch::merge(&mut status, &json!({ "phase": "Failed" }));
+        self.report(plane, pod, &status).await
     }
 
     /// Reports the pod's end: `Succeeded` or `Failed`.
@@ -202,7 +217,7 @@ impl Kubelet {
     }
 
     /// Starts the pod's init container: a process with the pod's address, bound token and volume, and no more
-    /// environment than the original talk's manifest gives it. `settings` are further variables.
+    /// environment than the original talk's manifest gives it and the pod's own. `settings` are further variables.
     pub async fn start_init(
         &self,
         control_plane: &ControlPlane,
@@ -221,6 +236,8 @@ impl Kubelet {
         let mut command = process::image_command(&self.binary, &self.folder)?;
         command
             .arg("init")
+            // First: whatever is set below depends on this machine.
+            .envs(pod.init_environment.iter().map(|(name, value)| (name, value)))
             .env("KUBECONFIG", &kubeconfig)
             .env("POD_NAME", &pod.name)
             .env("POD_NAMESPACE", &pod.namespace)
@@ -234,6 +251,11 @@ impl Kubelet {
             .envs(settings.iter().copied());
         let process = Process::spawn("init", command, &self.log(pod))?;
         Ok(Init { process, termination_log })
+    }
+
+    /// Where the volumes of all pods are, and beside each what its init containers wrote.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The volume of the pod with this UID.
@@ -283,6 +305,28 @@ impl Init {
     }
 }
 
+/// The container that is run for a pod: its first init container of the product's image.
+fn init_container(pod: &Pod) -> Option<&Container> {
+    let is_ours = |container: &&Container| container.image.as_deref().is_some_and(|image| image_name(image) == IMAGE);
+    pod.spec.as_ref()?.init_containers.iter().flatten().find(is_ours)
+}
+
+/// An image's name without its registry, its folders, its tag and its digest.
+fn image_name(image: &str) -> &str {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split([':', '@']).next().unwrap_or_default()
+}
+
+/// Init's own settings that the manifest gives in so many words.
+fn init_environment(container: &Container) -> Vec<(String, String)> {
+    let variables = container.env.iter().flatten().filter(|variable| variable.name.starts_with("VTO_"));
+    variables.filter_map(|variable| Some((variable.name.clone(), variable.value.clone()?))).collect()
+}
+
+fn failed(message: &str) -> Value {
+    json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } })
+}
+
 fn initializing(pod: &PodHandle, state: &Value) -> Value {
     json!({
         "phase": "Pending",
@@ -290,11 +334,43 @@ fn initializing(pod: &PodHandle, state: &Value) -> Value {
         "hostIPs": [{ "ip": "127.0.0.1" }],
         "podIP": pod.address,
         "podIPs": [{ "ip": pod.address }],
-        "initContainerStatuses": [{ "name": INIT_CONTAINER, "image": "vault-token-operator", "imageID": "",
+        "initContainerStatuses": [{ "name": pod.init_container, "image": IMAGE, "imageID": "",
             "ready": false, "restartCount": 0, "state": state }],
     })
 }
 
 fn pods(client: Client, namespace: &str) -> Api<Pod> {
     Api::namespaced(client, namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_init_container_of_the_products_image_is_run_whatever_its_name() {
+        let pod = |containers: Value| -> Pod {
+            serde_json::from_value(json!({ "spec": { "containers": [], "initContainers": containers } })).unwrap()
+        };
+        let name = |containers| init_container(&pod(containers)).map(|container| container.name.clone());
+        let migrate = json!({ "name": "migrate", "image": "shop/vault-token-operator-migrate:1" });
+        for image in ["vault-token-operator", "host:5000/a/vault-token-operator:0.1.0", "vault-token-operator@sha256:0"]
+        {
+            let fetch = json!({ "name": "fetch", "image": image });
+            assert_eq!(name(json!([migrate, fetch])).as_deref(), Some("fetch"), "{image}");
+        }
+        assert_eq!(name(json!([migrate])), None);
+        assert_eq!(name(Value::Null), None);
+    }
+
+    #[test]
+    fn of_the_manifests_environment_init_gets_its_own_settings() {
+        let container = json!({ "name": "fetch", "env": [
+            { "name": "VAULT_ADDR", "value": "https://vault.vault.svc:8200" },
+            { "name": "VTO_CONTAINER_NAME", "value": "fetch" },
+            { "name": "VTO_TIMEOUT", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+        ]});
+        let environment = init_environment(&serde_json::from_value(container).unwrap());
+        assert_eq!(environment, [("VTO_CONTAINER_NAME".to_owned(), "fetch".to_owned())]);
+    }
 }
