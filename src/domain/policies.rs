@@ -54,6 +54,12 @@ fn check(name: &str) -> Result<(), String> {
     if name == "root" {
         return Err("the policy \"root\" is never given to a pod".to_owned());
     }
+    // Vault would leave it out, and the status would name a policy that the token does not have.
+    if name == "default" {
+        return Err(
+            "the policy \"default\" is never given to a pod; name what it is to do in a policy of its own".to_owned()
+        );
+    }
     if name.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(format!("the policy name {} has upper-case letters; Vault's names are lower case", quote(name)));
     }
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn spaces_around_names_do_no_harm() {
         assert_eq!(parse(" shop-read , shop-db"), Ok(vec!["shop-read".to_owned(), "shop-db".to_owned()]));
-        assert_eq!(parse("default"), Ok(vec!["default".to_owned()]));
+        assert_eq!(parse("shop"), Ok(vec!["shop".to_owned()]));
     }
 
     #[test]
