@@ -19,12 +19,14 @@ mod sweeps;
 mod turnstile;
 mod world;
 
+pub use execute::{Executor, Look, Next, Seen};
 pub use settings::{Arguments, Settings};
+pub use sweep::{Report, Sweeper};
+pub use world::World;
 
 use crate::cluster;
 use crate::vault::{Session, TokenLister, TokenStore};
 use budget::Budget;
-use execute::Executor;
 use health::Health;
 use herald::Herald;
 use kube::runtime::reflector;
@@ -34,7 +36,6 @@ use push::Pusher;
 use reaper::Reaper;
 use std::future::Future;
 use std::sync::Arc;
-use sweep::Sweeper;
 use tokio::sync::Notify;
 use world::Live;
 

@@ -209,13 +209,18 @@ impl Cluster {
 
     /// Waits until the operator's health says these words.
     pub async fn until_healthy(&self, words: &str) -> String {
+        self.until_health(words, |text| text.contains(words)).await
+    }
+
+    /// Waits until something holds of what the operator's health says.
+    pub async fn until_health(&self, what: &str, holds: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + LIMIT;
         loop {
             let text = self.system.operator_health().await.expect("an answer").expect("an operator");
-            if text.contains(words) {
+            if holds(&text) {
                 return text;
             }
-            assert!(Instant::now() < deadline, "its health does not say {words:?}: {text}");
+            assert!(Instant::now() < deadline, "its health does not say {what:?}: {text}\n{}", self.operator_said());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -1,0 +1,104 @@
+//! Random schedules of events, faults, late messages and crashes, for two operators with old views: after every step, and
+//! once faults have stopped, every invariant of ARCHITECTURE.md must hold. The operators are the product's own code.
+//!
+//! `SIMULATION_SCHEDULES` is how many schedules each test runs, `SIMULATION_SEED` repeats a run.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+mod machine;
+mod model;
+mod world;
+
+use machine::{Action, Machine};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use world::Fate;
+
+/// How many schedules a test runs unless it is told otherwise.
+const SCHEDULES: u32 = 25_000;
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![Just(Fate::Lost), Just(Fate::Late), Just(Fate::Refused)]
+}
+
+/// Steps that get the work done, and as many that get in its way as `faults` says (in hundredths).
+fn action(faults: u32) -> impl Strategy<Value = Action> {
+    let (operator, few) = (0..2_u8, 0..4_u8);
+    let work = prop_oneof![
+        8 => (operator.clone(), few.clone(), 1..12_u8).prop_map(|(operator, task, calls)| Action::Go { operator, task, calls }),
+        4 => (operator.clone(), few.clone()).prop_map(|(operator, request)| Action::Look { operator, request }),
+        3 => operator.clone().prop_map(|operator| Action::Watch { operator }),
+        3 => few.clone().prop_map(|pod| Action::StartInit { pod }),
+        3 => few.clone().prop_map(|pod| Action::LookInit { pod }),
+        1 => operator.clone().prop_map(|operator| Action::Sweep { operator }),
+        1 => operator.clone().prop_map(|operator| Action::Reap { operator, fate: Fate::Fine }),
+        1 => prop_oneof![4 => 1..5_u16, 2 => 30..120_u16, 1 => 600..2000_u16].prop_map(|seconds| Action::Wait { seconds }),
+    ];
+    let faults_ = prop_oneof![
+        4 => (operator.clone(), few.clone(), fate()).prop_map(|(operator, task, fate)| Action::Fail { operator, task, fate }),
+        2 => operator.clone().prop_map(|operator| Action::Crash { operator }),
+        2 => few.clone().prop_map(|message| Action::Land { message }),
+        1 => few.clone().prop_map(|pod| Action::CrashInit { pod }),
+        1 => few.clone().prop_map(|pod| Action::LoseSandbox { pod }),
+        1 => few.clone().prop_map(|pod| Action::ReplacePod { pod }),
+        1 => few.clone().prop_map(|pod| Action::FinishPod { pod }),
+        1 => few.prop_map(|request| Action::DeleteRequest { request }),
+        1 => any::<bool>().prop_map(|away| Action::Vault { away }),
+        1 => (operator, fate()).prop_map(|(operator, fate)| Action::Reap { operator, fate }),
+    ];
+    prop_oneof![(100 - faults) => work, faults => faults_]
+}
+
+/// Runs schedules of this many pods and this share of faults.
+fn simulate(pods: usize, length: usize, faults: u32) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let schedules =
+        number("SIMULATION_SCHEDULES").map_or(SCHEDULES, |schedules| schedules.try_into().expect("a number"));
+    let seed = number("SIMULATION_SEED").unwrap_or_else(|| {
+        u64::from(std::process::id()) << 32 | u64::from(jiff::Timestamp::now().subsec_nanosecond().unsigned_abs())
+    });
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases: schedules, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let outcome =
+        runner.run(&vec(action(faults), 1..length), |schedule| run(pods, &schedule).map_err(TestCaseError::fail));
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(why, schedule)) => {
+            let steps: Vec<String> = schedule.iter().map(|action| format!("    {action:?}")).collect();
+            panic!("{why}\n{pods} pods, SIMULATION_SEED={seed}; the shortest schedule found:\n{}", steps.join("\n"));
+        }
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+}
+
+fn run(pods: usize, schedule: &[Action]) -> Result<(), String> {
+    let mut machine = Machine::new(pods);
+    for action in schedule {
+        machine.act(*action)?;
+    }
+    machine.settle()
+}
+
+#[test]
+fn one_pod_with_few_faults() {
+    simulate(1, 60, 15);
+}
+
+#[test]
+fn one_pod_with_many_faults() {
+    simulate(1, 60, 40);
+}
+
+#[test]
+fn two_pods_with_few_faults() {
+    simulate(2, 90, 15);
+}
+
+#[test]
+fn two_pods_with_many_faults() {
+    simulate(2, 90, 40);
+}

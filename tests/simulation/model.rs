@@ -1,0 +1,452 @@
+//! What is outside of the operator: an API server, a Vault, a kubelet and init containers, as far as the operator can tell.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use secrecy::ExposeSecret;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use vault_token_operator::api::{
+    FINALIZER, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus, request_name,
+};
+use vault_token_operator::cluster;
+use vault_token_operator::domain::pod::{InitState, Observation, PodFacts};
+use vault_token_operator::domain::token::Minted;
+use vault_token_operator::vault::{TokenInfo, TokenOrder};
+use vault_token_operator::wire::{Outcome, Push, PushAnswer};
+
+pub const NAMESPACE: &str = "shop";
+pub const CLUSTER: &str = "main";
+pub const TOKEN_ROLE: &str = "role";
+pub const TTL: &str = "1h";
+
+/// How long a wrapping token lives.
+const WRAPPING: SignedDuration = SignedDuration::from_secs(90);
+/// How late a renewal can take effect (rule 8).
+const DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+
+/// An init container's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// None runs.
+    Off,
+    /// It waits for the answer to its request.
+    Waiting {
+        /// The request's name and UID.
+        request: (String, String),
+        /// The attempt and the accessor of the token in the files.
+        held: Option<(u32, String)>,
+    },
+    /// It ended well: the app runs with the token of this accessor.
+    Done(String),
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub name: String,
+    pub uid: String,
+    pub gone: bool,
+    pub finished: bool,
+    pub init: Init,
+    /// The accessor of the token in the files.
+    pub file: Option<String>,
+}
+
+impl Pod {
+    pub fn alive(&self) -> bool {
+        !self.gone && !self.finished
+    }
+}
+
+/// A token in Vault.
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub accessor: String,
+    pub path: String,
+    pub meta: HashMap<String, String>,
+    pub period: SignedDuration,
+    pub expires: Timestamp,
+    pub revoked: bool,
+    pub wrapping_expires: Timestamp,
+    pub unwrapped: bool,
+}
+
+/// A message whose sender has given up on it, and that may still arrive.
+#[derive(Clone, Debug)]
+pub enum Late {
+    Mint(TokenOrder),
+    Write(Box<VaultTokenRequest>, Box<VaultTokenRequestStatus>),
+    Release(Box<VaultTokenRequest>),
+    Renew(String, Timestamp),
+    Revoke(String),
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Model {
+    pub now: Timestamp,
+    pub requests: BTreeMap<String, VaultTokenRequest>,
+    pub pods: Vec<Pod>,
+    pub tokens: Vec<Token>,
+    pub late: Vec<Late>,
+    /// Whether the operators know that Vault is away.
+    pub away: bool,
+    /// The first invariant that did not hold.
+    pub violation: Option<String>,
+    /// Accessors that a request has recorded at any time.
+    recorded: HashSet<String>,
+    version: u64,
+    serial: u64,
+}
+
+impl Model {
+    pub fn new() -> Self {
+        Self {
+            now: Timestamp::from_second(1_800_000_000).expect("a time"),
+            requests: BTreeMap::new(),
+            pods: Vec::new(),
+            tokens: Vec::new(),
+            late: Vec::new(),
+            away: false,
+            violation: None,
+            recorded: HashSet::new(),
+            version: 0,
+            serial: 0,
+        }
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn version(&mut self) -> Option<String> {
+        self.version += 1;
+        Some(self.version.to_string())
+    }
+
+    pub fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    // --- the API server
+
+    /// The request, if it is at the version that was seen.
+    fn guarded(&self, seen: &VaultTokenRequest) -> Result<String, cluster::Error> {
+        let name = seen.metadata.name.clone().expect("a name");
+        match self.requests.get(&name) {
+            None => Err(status(404)),
+            Some(found) if found.metadata.uid != seen.metadata.uid => Err(status(409)),
+            Some(found) if found.metadata.resource_version != seen.metadata.resource_version => Err(status(409)),
+            Some(_) => Ok(name),
+        }
+    }
+
+    pub fn write(
+        &mut self,
+        seen: &VaultTokenRequest,
+        next: VaultTokenRequestStatus,
+    ) -> Result<VaultTokenRequest, cluster::Error> {
+        if seen.status.as_ref() == Some(&next) {
+            return Ok(seen.clone());
+        }
+        let name = self.guarded(seen)?;
+        self.recorded.extend(next.token_accessor.clone());
+        let version = self.version();
+        let request = self.requests.get_mut(&name).expect("it was there");
+        request.status = Some(next);
+        request.metadata.resource_version = version;
+        Ok(request.clone())
+    }
+
+    /// I8: the finalizer goes when the token is dead.
+    pub fn release(&mut self, seen: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        let Ok(name) = self.guarded(seen) else {
+            return if self.requests.contains_key(seen.metadata.name.as_deref().unwrap_or_default()) {
+                Err(status(409))
+            } else {
+                Ok(())
+            };
+        };
+        let accessor = self.requests[&name].status.as_ref().and_then(|status| status.token_accessor.clone());
+        if let Some(accessor) = accessor.filter(|accessor| self.alive(accessor)) {
+            self.violate(format!("I8: the finalizer of {name} went while its token {accessor} was alive"));
+        }
+        let version = self.version();
+        let request = self.requests.get_mut(&name).expect("it was there");
+        request.metadata.finalizers = None;
+        request.metadata.resource_version = version;
+        if request.metadata.deletion_timestamp.is_some() {
+            self.requests.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// By whoever may: the operator at the end of the retention, a person, a namespace's end.
+    pub fn delete(&mut self, name: &str) {
+        let (now, version) = (self.now, self.version());
+        if let Some(request) = self.requests.get_mut(name) {
+            if request.metadata.finalizers.is_none() {
+                self.requests.remove(name);
+            } else if request.metadata.deletion_timestamp.is_none() {
+                request.metadata.deletion_timestamp = Some(Time(now));
+                request.metadata.resource_version = version;
+            }
+        }
+    }
+
+    pub fn delete_guarded(&mut self, seen: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        let name = self.guarded(seen)?;
+        if seen.status.as_ref().is_none_or(|status| !status.phase.unwrap_or_default().is_final()) {
+            self.violate(format!("the operator deleted {name}, which has not come to its end"));
+        }
+        self.delete(&name);
+        Ok(())
+    }
+
+    pub fn observe(&self, name: &str) -> Observation {
+        let found = self.pods.iter().enumerate().find(|(_, pod)| pod.name == name && !pod.gone);
+        let Some((number, pod)) = found else { return Observation::Absent };
+        Observation::Present(PodFacts {
+            uid: pod.uid.clone(),
+            terminating: false,
+            finished: pod.finished,
+            host_network: false,
+            addresses: vec![address(number)],
+            host_ip: None,
+            node_name: None,
+            service_account: "web".to_owned(),
+            policies: Some("shop-read".to_owned()),
+            ttl: Some(TTL.to_owned()),
+            init: match pod.init {
+                Init::Off => InitState::Waiting,
+                Init::Waiting { .. } => InitState::Running,
+                Init::Done(_) => InitState::Ended,
+            },
+        })
+    }
+
+    // --- Vault
+
+    pub fn token(&self, accessor: &str) -> Option<&Token> {
+        self.tokens.iter().find(|token| token.accessor == accessor && !token.revoked && token.expires > self.now)
+    }
+
+    pub fn alive(&self, accessor: &str) -> bool {
+        self.token(accessor).is_some()
+    }
+
+    pub fn mint(&mut self, order: &TokenOrder) -> Minted {
+        let accessor = format!("a{}", self.serial());
+        let period = SignedDuration::try_from(order.period).expect("a period");
+        let wrapping_expires = self.now + WRAPPING;
+        self.tokens.push(Token {
+            accessor: accessor.clone(),
+            path: format!("auth/token/create/{TOKEN_ROLE}"),
+            meta: order.meta.clone(),
+            period,
+            expires: self.now + period,
+            revoked: false,
+            wrapping_expires,
+            unwrapped: false,
+        });
+        Minted {
+            wrapping_token: format!("w{accessor}").into(),
+            wrapping_accessor: format!("wa{accessor}"),
+            creation_path: String::new(),
+            token_accessor: accessor,
+            wrapping_expires_at: wrapping_expires,
+        }
+    }
+
+    pub fn look_up(&self, accessor: &str) -> Option<TokenInfo> {
+        self.token(accessor).map(|token| TokenInfo {
+            expire_time: Some(token.expires),
+            path: token.path.clone(),
+            meta: Some(token.meta.clone()),
+        })
+    }
+
+    pub fn renew(&mut self, accessor: &str) -> Option<Timestamp> {
+        let (now, known) = (self.now, self.alive(accessor));
+        let token = self.tokens.iter_mut().find(|token| known && token.accessor == accessor)?;
+        token.expires = now + token.period;
+        Some(token.expires)
+    }
+
+    /// I7: only an end by rule 7 ever kills the token of a running pod.
+    pub fn revoke(&mut self, accessor: &str) {
+        if self.alive(accessor)
+            && let Some(pod) = self.running(accessor)
+            && !self.may_end(accessor, &pod.uid)
+        {
+            let name = pod.name.clone();
+            self.violate(format!("I7: the token {accessor} was revoked while the pod {name} used it"));
+        }
+        for token in self.tokens.iter_mut().filter(|token| token.accessor == accessor) {
+            token.revoked = true;
+        }
+    }
+
+    /// The living pod whose app has this token.
+    fn running(&self, accessor: &str) -> Option<&Pod> {
+        self.pods.iter().find(|pod| pod.alive() && pod.init == Init::Done(accessor.to_owned()))
+    }
+
+    /// Whether the request of this token is being deleted, or superseded.
+    fn may_end(&self, accessor: &str, pod_uid: &str) -> bool {
+        let mut records = self.requests.values().filter(|request| accessor_of(request) == Some(accessor));
+        let Some(request) = records.next() else { return false };
+        let newer = |other: &VaultTokenRequest| {
+            other.spec.pod_uid == pod_uid
+                && other.spec.sequence > request.spec.sequence
+                && other.phase() == Phase::Delivered
+        };
+        request.metadata.deletion_timestamp.is_some() || self.requests.values().any(newer)
+    }
+
+    // --- init containers
+
+    /// An init container starts: it ends at once with a token that a request records, or asks for one.
+    pub fn start_init(&mut self, number: usize) {
+        let pod = &self.pods[number];
+        if !pod.alive() || pod.init != Init::Off {
+            return;
+        }
+        let (name, uid) = (pod.name.clone(), pod.uid.clone());
+        if let Some(file) = self.pods[number].file.clone() {
+            let fine = |request: &VaultTokenRequest| {
+                request.spec.pod_uid == uid
+                    && request.phase() == Phase::Delivered
+                    && request.metadata.deletion_timestamp.is_none()
+                    && accessor_of(request) == Some(&file)
+            };
+            if self.requests.values().any(fine) {
+                self.pods[number].init = Init::Done(file);
+                return;
+            }
+            self.pods[number].file = None;
+        }
+        let names = (0..REQUESTS_PER_POD).map(|digit| request_name(&name, &uid, digit));
+        let Some(free) = names.into_iter().find(|name| !self.requests.contains_key(name)) else { return };
+        let serial = self.serial();
+        let spec = VaultTokenRequestSpec {
+            pod_name: name,
+            pod_uid: uid,
+            sequence: i64::try_from(serial).expect("a number"),
+            init_container: "vault-init".to_owned(),
+            port: 8245,
+        };
+        let mut request = VaultTokenRequest::new(&free, spec);
+        request.metadata.namespace = Some(NAMESPACE.to_owned());
+        request.metadata.uid = Some(format!("r{serial}"));
+        request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+        request.metadata.creation_timestamp = Some(Time(self.now));
+        request.metadata.resource_version = self.version();
+        let identity = (free.clone(), format!("r{serial}"));
+        self.requests.insert(free, request);
+        self.pods[number].init = Init::Waiting { request: identity, held: None };
+    }
+
+    /// I5 and I6: what the init container makes of a push.
+    pub fn push(&mut self, addresses: &[IpAddr], push: &Push) -> Result<PushAnswer, String> {
+        let answer = |outcome| Ok(PushAnswer { outcome, message: String::new() });
+        let to =
+            self.pods.iter().enumerate().position(|(number, pod)| pod.alive() && addresses.contains(&address(number)));
+        let wrapping = push.wrapping_token.expose_secret().to_owned();
+        let accessor = wrapping.trim_start_matches('w').to_owned();
+        if !self.recorded.contains(&accessor) {
+            self.violate(format!("I5: the wrapping token of {accessor} was sent before its record"));
+        }
+        let Some(number) = to else { return Err("connection refused".to_owned()) };
+        let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else {
+            return Err("connection refused".to_owned());
+        };
+        if uid != push.request_uid {
+            return Err("another request".to_owned());
+        }
+        let records = self.requests.get(&name).is_some_and(|request| {
+            request.metadata.uid.as_deref() == Some(&uid)
+                && request.phase() == Phase::Issued
+                && request.status.as_ref().is_some_and(|status| status.attempts == push.attempt)
+                && accessor_of(request) == Some(&accessor)
+        });
+        if !records {
+            return answer(Outcome::Unused);
+        }
+        if held == Some((push.attempt, accessor.clone())) {
+            return answer(Outcome::Stored);
+        }
+        let now = self.now;
+        let token = self.tokens.iter_mut().find(|token| token.accessor == accessor && !token.revoked);
+        let Some(token) = token.filter(|token| !token.unwrapped && token.wrapping_expires > now) else {
+            return answer(Outcome::Lost);
+        };
+        token.unwrapped = true;
+        self.pods[number].file = Some(accessor.clone());
+        self.pods[number].init = Init::Waiting { request: (name, uid), held: Some((push.attempt, accessor)) };
+        answer(Outcome::Stored)
+    }
+
+    /// The init container looks at its request.
+    pub fn look(&mut self, number: usize) {
+        let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else { return };
+        let request = self.requests.get(&name).filter(|request| request.metadata.uid.as_deref() == Some(&uid));
+        let records = request.is_some_and(|request| {
+            let holds = held.as_ref().map(|(_, accessor)| accessor.as_str());
+            matches!(request.phase(), Phase::Issued | Phase::Delivered)
+                && request.metadata.deletion_timestamp.is_none()
+                && holds.is_some()
+                && accessor_of(request) == holds
+        });
+        let phase = request.map(VaultTokenRequest::phase);
+        let deleting = request.is_some_and(|request| request.metadata.deletion_timestamp.is_some());
+        let pod = &mut self.pods[number];
+        match (phase, held) {
+            (Some(Phase::Delivered), Some((_, accessor))) if records => pod.init = Init::Done(accessor),
+            (None, _) => (pod.init, pod.file) = (Init::Off, None),
+            (Some(Phase::Delivered), _) if !deleting => (pod.init, pod.file) = (Init::Off, None),
+            (Some(phase), _) if phase.is_final() => (pod.init, pod.file) = (Init::Off, None),
+            (Some(_), Some(_)) if !records => {
+                pod.file = None;
+                pod.init = Init::Waiting { request: (name, uid), held: None };
+            }
+            _ => {}
+        }
+    }
+
+    // --- messages that come late
+
+    pub fn land(&mut self, number: usize) {
+        if self.late.is_empty() {
+            return;
+        }
+        match self.late.remove(number % self.late.len()) {
+            Late::Mint(order) => drop(self.mint(&order)),
+            Late::Write(seen, next) => drop(self.write(&seen, *next)),
+            Late::Release(seen) => drop(self.release(&seen)),
+            Late::Renew(accessor, sent) if self.now.duration_since(sent) <= DEADLINE => drop(self.renew(&accessor)),
+            Late::Renew(..) => {}
+            Late::Revoke(accessor) => self.revoke(&accessor),
+        }
+    }
+
+    pub fn advance(&mut self, by: Duration) {
+        self.now += by;
+    }
+}
+
+pub fn accessor_of(request: &VaultTokenRequest) -> Option<&str> {
+    request.status.as_ref()?.token_accessor.as_deref()
+}
+
+fn address(number: usize) -> IpAddr {
+    let number = u8::try_from(number).expect("few pods");
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, number + 1))
+}
+
+fn status(code: u16) -> cluster::Error {
+    let status = kube::core::Status { code, ..kube::core::Status::default() };
+    cluster::Error::Api(kube::Error::Api(Box::new(status)))
+}

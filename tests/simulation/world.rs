@@ -1,0 +1,179 @@
+//! The operator's world in the simulation: every call waits until the schedule lets it go on, and goes as the schedule says.
+
+use crate::model::{Late, Model};
+use jiff::Timestamp;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::time::Duration;
+use vault_token_operator::api::{VaultTokenRequest, VaultTokenRequestStatus};
+use vault_token_operator::cluster;
+use vault_token_operator::domain::pod::Observation;
+use vault_token_operator::domain::token::Minted;
+use vault_token_operator::operator::World;
+use vault_token_operator::vault::{Error, TokenInfo, TokenOrder};
+use vault_token_operator::wire::{Push, PushAnswer};
+
+/// How a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes effect, and the answer comes.
+    Fine,
+    /// It does not arrive.
+    Refused,
+    /// It takes effect, and the answer is lost.
+    Lost,
+    /// The answer does not come, and it may take effect later.
+    Late,
+}
+
+pub struct SimWorld {
+    pub model: Arc<Mutex<Model>>,
+    /// How the next call goes that is let on.
+    pub fate: Mutex<Fate>,
+    /// Tokens to be revoked beside everything else.
+    pub reaper: Mutex<Vec<String>>,
+}
+
+impl SimWorld {
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().expect("no panic")
+    }
+
+    async fn gate(&self) -> Fate {
+        let mut waits = true;
+        poll_fn(|_| if std::mem::take(&mut waits) { Poll::Pending } else { Poll::Ready(()) }).await;
+        *self.fate.lock().expect("no panic")
+    }
+
+    /// A call to Vault: what it does when it arrives, and what is left of it otherwise.
+    async fn vault<T>(
+        &self,
+        act: impl FnOnce(&mut Model) -> T,
+        late: impl FnOnce(&Model) -> Option<Late>,
+    ) -> Result<T, Error> {
+        let fate = self.gate().await;
+        let mut model = self.model();
+        if model.away {
+            return Err(Error::Away("sealed".to_owned()));
+        }
+        match fate {
+            Fate::Fine => Ok(act(&mut model)),
+            Fate::Refused => Err(Error::Unreachable { address: String::new(), cause: String::new() }),
+            Fate::Lost => {
+                act(&mut model);
+                Err(Error::Unanswered(String::new()))
+            }
+            Fate::Late => {
+                let late = late(&model);
+                model.late.extend(late);
+                Err(Error::Unanswered(String::new()))
+            }
+        }
+    }
+
+    /// A call to the API server.
+    async fn cluster<T>(
+        &self,
+        act: impl FnOnce(&mut Model) -> Result<T, cluster::Error>,
+        late: impl FnOnce() -> Option<Late>,
+    ) -> Result<T, cluster::Error> {
+        let fate = self.gate().await;
+        let mut model = self.model();
+        match fate {
+            Fate::Fine => act(&mut model),
+            Fate::Refused => Err(cluster::Error::Timeout),
+            Fate::Lost => {
+                let _ = act(&mut model);
+                Err(cluster::Error::Timeout)
+            }
+            Fate::Late => {
+                model.late.extend(late());
+                Err(cluster::Error::Timeout)
+            }
+        }
+    }
+}
+
+impl World for SimWorld {
+    fn now(&self) -> Timestamp {
+        self.model().now
+    }
+
+    fn vault_away(&self) -> Option<String> {
+        self.model().away.then(|| "sealed".to_owned())
+    }
+
+    fn admit(&self, _: &str, _: &str) -> Result<(), Timestamp> {
+        Ok(())
+    }
+
+    async fn read(&self, _: &str, name: &str) -> Result<Option<VaultTokenRequest>, cluster::Error> {
+        self.cluster(|model| Ok(model.requests.get(name).cloned()), || None).await
+    }
+
+    async fn write(
+        &self,
+        request: &VaultTokenRequest,
+        status: VaultTokenRequestStatus,
+    ) -> Result<VaultTokenRequest, cluster::Error> {
+        let late = || Some(Late::Write(Box::new(request.clone()), Box::new(status.clone())));
+        self.cluster(|model| model.write(request, status.clone()), late).await
+    }
+
+    async fn release(&self, request: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        self.cluster(|model| model.release(request), || Some(Late::Release(Box::new(request.clone())))).await
+    }
+
+    async fn delete(&self, request: &VaultTokenRequest) -> Result<(), cluster::Error> {
+        self.cluster(|model| model.delete_guarded(request), || None).await
+    }
+
+    async fn pod(&self, _: &str, name: &str, _: &str) -> Result<Observation, cluster::Error> {
+        self.cluster(|model| Ok(model.observe(name)), || None).await
+    }
+
+    async fn mint(&self, order: &TokenOrder) -> Result<Minted, Error> {
+        self.vault(|model| model.mint(order), |_| Some(Late::Mint(order.clone()))).await
+    }
+
+    async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, Error> {
+        self.vault(|model| model.look_up(accessor), |_| None).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>, Error> {
+        let live = |model: &mut Model| {
+            let live = model.tokens.iter().filter(|token| model.alive(&token.accessor));
+            live.map(|token| token.accessor.clone()).collect()
+        };
+        self.vault(live, |_| None).await
+    }
+
+    async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
+        self.vault(|model| model.renew(accessor), |model| Some(Late::Renew(accessor.to_owned(), model.now))).await
+    }
+
+    async fn revoke(&self, accessor: &str) -> Result<(), Error> {
+        self.vault(|model| model.revoke(accessor), |_| Some(Late::Revoke(accessor.to_owned()))).await
+    }
+
+    fn take_back(&self, _: &str, accessor: String, _: Duration) {
+        self.reaper.lock().expect("no panic").push(accessor);
+    }
+
+    fn sweep_soon(&self) {}
+
+    async fn push(&self, addresses: &[IpAddr], _: u16, push: &Push) -> Result<PushAnswer, String> {
+        let fate = self.gate().await;
+        let mut model = self.model();
+        match fate {
+            Fate::Fine => model.push(addresses, push),
+            Fate::Refused | Fate::Late => Err("connection refused".to_owned()),
+            Fate::Lost => {
+                let _ = model.push(addresses, push);
+                Err("no answer in time".to_owned())
+            }
+        }
+    }
+}
