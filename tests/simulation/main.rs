@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use world::Fate;
 
 /// How many schedules a test runs unless it is told otherwise.
-const SCHEDULES: u32 = 25_000;
+const SCHEDULES: u32 = 20_000;
 
 fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![Just(Fate::Lost), Just(Fate::Late), Just(Fate::Refused)]
@@ -30,11 +30,12 @@ fn action(faults: u32) -> impl Strategy<Value = Action> {
         8 => (operator.clone(), few.clone(), 1..12_u8).prop_map(|(operator, task, calls)| Action::Go { operator, task, calls }),
         4 => (operator.clone(), few.clone()).prop_map(|(operator, request)| Action::Look { operator, request }),
         3 => operator.clone().prop_map(|operator| Action::Watch { operator }),
+        1 => operator.clone().prop_map(|operator| Action::WatchPods { operator }),
         3 => few.clone().prop_map(|pod| Action::StartInit { pod }),
         3 => few.clone().prop_map(|pod| Action::LookInit { pod }),
         1 => operator.clone().prop_map(|operator| Action::Sweep { operator }),
         1 => operator.clone().prop_map(|operator| Action::Reap { operator, fate: Fate::Fine }),
-        1 => prop_oneof![4 => 1..5_u16, 2 => 30..120_u16, 1 => 600..2000_u16].prop_map(|seconds| Action::Wait { seconds }),
+        1 => prop_oneof![4 => 1..5_u16, 2 => 30..120_u16, 1 => 200..900_u16].prop_map(|seconds| Action::Wait { seconds }),
     ];
     let faults_ = prop_oneof![
         4 => (operator.clone(), few.clone(), fate()).prop_map(|(operator, task, fate)| Action::Fail { operator, task, fate }),
@@ -51,8 +52,25 @@ fn action(faults: u32) -> impl Strategy<Value = Action> {
     prop_oneof![(100 - faults) => work, faults => faults_]
 }
 
-/// Runs schedules of this many pods and this share of faults.
-fn simulate(pods: usize, length: usize, faults: u32) {
+/// What befalls a token that is delivered already: renewals that are late or lost, outages that outlast it, its end.
+fn late_life() -> impl Strategy<Value = Action> {
+    let (operator, few) = (0..2_u8, 0..2_u8);
+    prop_oneof![
+        8 => (operator.clone(), 0..2_u8, 1..6_u8).prop_map(|(operator, task, calls)| Action::Go { operator, task, calls }),
+        6 => (operator.clone(), few.clone()).prop_map(|(operator, request)| Action::Look { operator, request }),
+        3 => operator.clone().prop_map(|operator| Action::Watch { operator }),
+        4 => prop_oneof![1..50_u16, 240..330_u16, 600..700_u16].prop_map(|seconds| Action::Wait { seconds }),
+        4 => (operator.clone(), 0..2_u8, fate()).prop_map(|(operator, task, fate)| Action::Fail { operator, task, fate }),
+        2 => few.clone().prop_map(|message| Action::Land { message }),
+        1 => few.clone().prop_map(|request| Action::DeleteRequest { request }),
+        1 => few.prop_map(|pod| Action::ReplacePod { pod }),
+        1 => operator.prop_map(|operator| Action::Crash { operator }),
+        2 => any::<bool>().prop_map(|away| Action::Vault { away }),
+    ]
+}
+
+/// Runs schedules of such steps on this many pods.
+fn simulate(pods: usize, length: usize, action: impl Strategy<Value = Action>, prepare: fn(&mut Machine)) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let schedules =
         number("SIMULATION_SCHEDULES").map_or(SCHEDULES, |schedules| schedules.try_into().expect("a number"));
@@ -64,7 +82,7 @@ fn simulate(pods: usize, length: usize, faults: u32) {
     let config = Config { cases: schedules, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let outcome =
-        runner.run(&vec(action(faults), 1..length), |schedule| run(pods, &schedule).map_err(TestCaseError::fail));
+        runner.run(&vec(action, 1..length), |schedule| run(pods, &schedule, prepare).map_err(TestCaseError::fail));
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(why, schedule)) => {
@@ -75,8 +93,9 @@ fn simulate(pods: usize, length: usize, faults: u32) {
     }
 }
 
-fn run(pods: usize, schedule: &[Action]) -> Result<(), String> {
+fn run(pods: usize, schedule: &[Action], prepare: fn(&mut Machine)) -> Result<(), String> {
     let mut machine = Machine::new(pods);
+    prepare(&mut machine);
     for action in schedule {
         machine.act(*action)?;
     }
@@ -85,20 +104,25 @@ fn run(pods: usize, schedule: &[Action]) -> Result<(), String> {
 
 #[test]
 fn one_pod_with_few_faults() {
-    simulate(1, 60, 15);
+    simulate(1, 60, action(15), |_| ());
 }
 
 #[test]
 fn one_pod_with_many_faults() {
-    simulate(1, 60, 40);
+    simulate(1, 60, action(40), |_| ());
 }
 
 #[test]
 fn two_pods_with_few_faults() {
-    simulate(2, 90, 15);
+    simulate(2, 90, action(15), |_| ());
 }
 
 #[test]
 fn two_pods_with_many_faults() {
-    simulate(2, 90, 40);
+    simulate(2, 90, action(40), |_| ());
+}
+
+#[test]
+fn tokens_that_are_delivered_already() {
+    simulate(1, 40, late_life(), |machine| machine.settle().expect("one delivered token"));
 }

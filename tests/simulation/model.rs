@@ -18,7 +18,7 @@ use vault_token_operator::wire::{Outcome, Push, PushAnswer};
 pub const NAMESPACE: &str = "shop";
 pub const CLUSTER: &str = "main";
 pub const TOKEN_ROLE: &str = "role";
-pub const TTL: &str = "1h";
+pub const TTL: &str = "10m";
 
 /// How long a wrapping token lives.
 const WRAPPING: SignedDuration = SignedDuration::from_secs(90);
