@@ -111,6 +111,8 @@ reasons! {
     TokenExpired,
     /// The token could not be renewed yet.
     RenewalFailed,
+    /// The pod has had its token, and no request says so: the requests are older than they were.
+    DeliveryForgotten,
     /// A token that no request records was revoked.
     OrphanRevoked,
     /// A token that no request records was kept: it may be in use.

@@ -49,6 +49,7 @@ fn held_up(reason: &str) -> Option<&'static str> {
         (Reason::MintBudgetExhausted, "Wait"),
         (Reason::PushFailed, "Deliver"),
         (Reason::RenewalFailed, "Renew"),
+        (Reason::DeliveryForgotten, "Deliver"),
     ]
     .into_iter()
     .find(|(known, _)| known.as_str() == reason)

@@ -3,7 +3,7 @@
 
 use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
-use super::pod::{Observation, PodFacts};
+use super::pod::{InitState, Observation, PodFacts};
 use super::renewal::{renew_at, spread};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
@@ -37,6 +37,8 @@ pub struct Observed<'a> {
     pub pod: Option<&'a Observation>,
     /// The name of a newer request of the same pod that is Delivered.
     pub superseded_by: Option<&'a str>,
+    /// Whether any other request of the same pod is Delivered.
+    pub sibling_delivered: bool,
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
@@ -205,6 +207,9 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             Step::RevokeFinally(accessor, end)
         };
     }
+    if let Some(why) = contradiction(observed) {
+        return Step::Wait(why);
+    }
     match observed.request.phase() {
         Phase::Delivered => renewal(observed, accessor),
         Phase::Revoking => Step::RevokeAbandoned(accessor),
@@ -220,6 +225,19 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             )),
         },
     }
+}
+
+/// Rule 10: an init container ends well only once its request is Delivered. Where it has, and no request says so, the requests
+/// are older than they were, and the app may be using this very token.
+fn contradiction(observed: &Observed<'_>) -> Option<Why> {
+    let ended = matches!(observed.pod, Some(Observation::Present(facts)) if facts.init == InitState::Ended);
+    (ended && observed.request.phase() != Phase::Delivered && !observed.sibling_delivered).then(|| {
+        Why::new(
+            Reason::DeliveryForgotten,
+            "the pod has had its token, and no request says so; were the requests restored from a backup? The token is \
+             kept while the pod lives; restart the pod to give it a new one",
+        )
+    })
 }
 
 /// A delivered token of a pod that lives.

@@ -20,7 +20,16 @@ fn living(patch: Value) -> Observation {
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
     let limits = limits();
-    decide(&Observed { request, pod, superseded_by: None, hand, vault_away, limits: &limits, now: at(NOW) })
+    decide(&Observed {
+        request,
+        pod,
+        superseded_by: None,
+        sibling_delivered: false,
+        hand,
+        vault_away,
+        limits: &limits,
+        now: at(NOW),
+    })
 }
 
 /// With nothing in hand, at this second.
@@ -32,7 +41,16 @@ fn decided_at(
 ) -> Step {
     let limits = limits();
     let now = at(second);
-    decide(&Observed { request, pod, superseded_by, hand: &Hand::Empty, vault_away: None, limits: &limits, now })
+    decide(&Observed {
+        request,
+        pod,
+        superseded_by,
+        sibling_delivered: superseded_by.is_some(),
+        hand: &Hand::Empty,
+        vault_away: None,
+        limits: &limits,
+        now,
+    })
 }
 
 fn wants(request: &VaultTokenRequest, lives: bool) -> bool {
@@ -362,4 +380,16 @@ fn finished_requests_are_kept_for_a_while() {
         Step::Settle,
         "it is going already"
     );
+}
+
+#[test]
+fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
+    let running = living(json!({"status": {"phase": "Running"}}));
+    for phase in [Phase::Issued, Phase::Revoking] {
+        let step = decided(&in_phase(phase, 1), Some(&running), &Hand::Empty, None);
+        assert!(matches!(&step, Step::Wait(why) if why.reason == Reason::DeliveryForgotten), "{phase}: {step:?}");
+        let step = decided_at(&in_phase(phase, 1), Some(&Observation::Absent), None, NOW);
+        assert!(matches!(step, Step::RevokeFinally(..)), "{phase}: {step:?}");
+    }
+    assert!(!matches!(decided(&delivered(), Some(&running), &Hand::Empty, None), Step::Wait(_)));
 }

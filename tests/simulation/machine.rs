@@ -55,6 +55,12 @@ pub enum Action {
     DeleteRequest { request: u8 },
     /// A message whose sender has given up on it arrives.
     Land { message: u8 },
+    /// The create that a killed init container had sent arrives.
+    LateRequest { pod: u8 },
+    /// etcd is backed up.
+    Backup,
+    /// etcd is restored, and the operators start again.
+    Restore,
     /// Vault goes away, or comes back.
     Vault { away: bool },
     /// Time goes by.
@@ -121,13 +127,18 @@ impl Operator {
         if self.tasks.iter().any(busy) {
             return;
         }
-        let mut siblings = self.requests.values().filter(|other| supersedes(other, &request));
-        let superseded_by = siblings.find_map(|other| other.metadata.name.clone());
+        let mut newer = self.requests.values().filter(|other| supersedes(other, &request));
+        let superseded_by = newer.find_map(|other| other.metadata.name.clone());
+        let sibling_delivered = self.requests.values().any(|other| {
+            other.spec.pod_uid == request.spec.pod_uid
+                && other.metadata.uid != request.metadata.uid
+                && other.phase() == Phase::Delivered
+        });
         let pod_lives = self.pods.contains(&request.spec.pod_uid);
         let executor = self.executor.clone();
         let mut hand = self.hands.remove(&uid).unwrap_or_default();
         let task = Box::pin(async move {
-            let seen = Seen { request: &request, pod_lives, superseded_by };
+            let seen = Seen { request: &request, pod_lives, superseded_by, sibling_delivered };
             let look = executor.advance(&seen, &mut hand).await;
             (hand, look)
         });
@@ -289,6 +300,14 @@ impl Machine {
                 }
             }
             Action::Land { message } => self.model().land(message.into()),
+            Action::LateRequest { pod } => self.with_pod(pod, |model, number| {
+                model.create(number);
+            }),
+            Action::Backup => self.model().back_up(),
+            Action::Restore => {
+                self.model().restore();
+                self.operators = [Operator::new(self.model.clone()), Operator::new(self.model.clone())];
+            }
             Action::Vault { away } => self.model().away = away,
             Action::Wait { seconds } => self.model().advance(Duration::from_secs(seconds.into())),
         }
@@ -410,11 +429,17 @@ impl Machine {
             let mut own = model.requests.values().filter(|request| request.spec.pod_uid == pod.uid);
             own.any(|request| request.phase() == Phase::Delivered)
         };
+        // What was lost with the requests is not found again; that nobody lost a token to it was looked at all the time.
+        if model.restored {
+            return Ok(());
+        }
         for token in model.tokens.iter().filter(|token| model.alive(&token.accessor)) {
             let accessor = &token.accessor;
             let pod = model.pods.iter().find(|pod| pod.alive() && Some(&pod.uid) == token.meta.get("pod_uid"));
             match (records(accessor), pod) {
                 (1, Some(pod)) if pod.init == Init::Done(accessor.clone()) => {}
+                // Rule 10 once more: its request waits, and nobody renews it.
+                (1, Some(pod)) if matches!(pod.init, Init::Done(_)) && !delivered(pod) => {}
                 (1, Some(pod)) => return Err(format!("I1: {accessor} is recorded, and {} does not use it", pod.name)),
                 // Rule 10: the pod has had a token and no request says so; a restored etcd looks the same. It ends with the pod.
                 (0, Some(pod)) if matches!(pod.init, Init::Done(_)) && !delivered(pod) => {}

@@ -45,7 +45,8 @@ fn action(faults: u32) -> impl Strategy<Value = Action> {
         1 => few.clone().prop_map(|pod| Action::LoseSandbox { pod }),
         1 => few.clone().prop_map(|pod| Action::ReplacePod { pod }),
         1 => few.clone().prop_map(|pod| Action::FinishPod { pod }),
-        1 => few.prop_map(|request| Action::DeleteRequest { request }),
+        1 => few.clone().prop_map(|request| Action::DeleteRequest { request }),
+        1 => few.prop_map(|pod| Action::LateRequest { pod }),
         1 => any::<bool>().prop_map(|away| Action::Vault { away }),
         1 => (operator, fate()).prop_map(|(operator, fate)| Action::Reap { operator, fate }),
     ];
@@ -125,4 +126,14 @@ fn two_pods_with_many_faults() {
 #[test]
 fn tokens_that_are_delivered_already() {
     simulate(1, 40, late_life(), |machine| machine.settle().expect("one delivered token"));
+}
+
+#[test]
+fn a_restored_etcd() {
+    let action = prop_oneof![
+        20 => action(20),
+        1 => Just(Action::Backup),
+        1 => Just(Action::Restore),
+    ];
+    simulate(1, 80, action, |_| ());
 }

@@ -94,6 +94,8 @@ pub struct Model {
     pub away: bool,
     /// The first invariant that did not hold.
     pub violation: Option<String>,
+    pub restored: bool,
+    backup: Option<BTreeMap<String, VaultTokenRequest>>,
     /// Accessors that a request has recorded at any time.
     recorded: HashSet<String>,
     version: u64,
@@ -110,6 +112,8 @@ impl Model {
             late: Vec::new(),
             away: false,
             violation: None,
+            restored: false,
+            backup: None,
             recorded: HashSet::new(),
             version: 0,
             serial: 0,
@@ -314,7 +318,7 @@ impl Model {
         if !pod.alive() || pod.init != Init::Off {
             return;
         }
-        let (name, uid) = (pod.name.clone(), pod.uid.clone());
+        let uid = pod.uid.clone();
         if let Some(file) = self.pods[number].file.clone() {
             let fine = |request: &VaultTokenRequest| {
                 request.spec.pod_uid == uid
@@ -328,25 +332,45 @@ impl Model {
             }
             self.pods[number].file = None;
         }
-        let names = (0..REQUESTS_PER_POD).map(|digit| request_name(&name, &uid, digit));
-        let Some(free) = names.into_iter().find(|name| !self.requests.contains_key(name)) else { return };
+        let Some(request) = self.create(number) else { return };
+        self.pods[number].init = Init::Waiting { request, held: None };
+    }
+
+    /// A request of a pod, as its init container creates it; gives its name and UID.
+    pub fn create(&mut self, number: usize) -> Option<(String, String)> {
+        let pod = self.pods.get(number).filter(|pod| pod.alive())?;
+        let (pod_name, pod_uid) = (pod.name.clone(), pod.uid.clone());
+        let mut names = (0..REQUESTS_PER_POD).map(|digit| request_name(&pod_name, &pod_uid, digit));
+        let name = names.find(|name| !self.requests.contains_key(name))?;
         let serial = self.serial();
         let spec = VaultTokenRequestSpec {
-            pod_name: name,
-            pod_uid: uid,
+            pod_name,
+            pod_uid,
             sequence: i64::try_from(serial).expect("a number"),
             init_container: "vault-init".to_owned(),
             port: 8245,
         };
-        let mut request = VaultTokenRequest::new(&free, spec);
+        let uid = format!("r{serial}");
+        let mut request = VaultTokenRequest::new(&name, spec);
         request.metadata.namespace = Some(NAMESPACE.to_owned());
-        request.metadata.uid = Some(format!("r{serial}"));
+        request.metadata.uid = Some(uid.clone());
         request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
         request.metadata.creation_timestamp = Some(Time(self.now));
         request.metadata.resource_version = self.version();
-        let identity = (free.clone(), format!("r{serial}"));
-        self.requests.insert(free, request);
-        self.pods[number].init = Init::Waiting { request: identity, held: None };
+        self.requests.insert(name.clone(), request);
+        Some((name, uid))
+    }
+
+    pub fn back_up(&mut self) {
+        self.backup = Some(self.requests.clone());
+    }
+
+    /// The requests are what they were; pods, processes and tokens are what they are.
+    pub fn restore(&mut self) {
+        if let Some(backup) = self.backup.take() {
+            self.requests = backup;
+            self.restored = true;
+        }
     }
 
     /// I5 and I6: what the init container makes of a push.
