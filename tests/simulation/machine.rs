@@ -363,7 +363,7 @@ impl Machine {
                 return self.check_settled();
             }
             // Long enough for the next attempt, for a wrapping token to expire, and for a second look.
-            self.model().advance(Duration::from_secs(31));
+            self.model().advance(Duration::from_secs(61));
         }
         Err("it does not come to rest".to_owned())
     }
