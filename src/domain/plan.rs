@@ -37,8 +37,6 @@ pub struct Observed<'a> {
     pub pod: Option<&'a Observation>,
     /// The name of a newer request of the same pod that is Delivered.
     pub superseded_by: Option<&'a str>,
-    /// Whether any other request of the same pod is Delivered.
-    pub sibling_delivered: bool,
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
@@ -228,10 +226,10 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
 }
 
 /// Rule 10: an init container ends well only once its request is Delivered. Where it has, and no request says so, the requests
-/// are older than they were, and the app may be using this very token.
+/// are older than they were, and the app may be using this very token. (A newer request that is Delivered has ended this one.)
 fn contradiction(observed: &Observed<'_>) -> Option<Why> {
     let ended = matches!(observed.pod, Some(Observation::Present(facts)) if facts.init == InitState::Ended);
-    (ended && observed.request.phase() != Phase::Delivered && !observed.sibling_delivered).then(|| {
+    (ended && observed.request.phase() != Phase::Delivered).then(|| {
         Why::new(
             Reason::DeliveryForgotten,
             "the pod has had its token, and no request says so; were the requests restored from a backup? The token is \

@@ -20,16 +20,7 @@ fn living(patch: Value) -> Observation {
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
     let limits = limits();
-    decide(&Observed {
-        request,
-        pod,
-        superseded_by: None,
-        sibling_delivered: false,
-        hand,
-        vault_away,
-        limits: &limits,
-        now: at(NOW),
-    })
+    decide(&Observed { request, pod, superseded_by: None, hand, vault_away, limits: &limits, now: at(NOW) })
 }
 
 /// With nothing in hand, at this second.
@@ -41,16 +32,7 @@ fn decided_at(
 ) -> Step {
     let limits = limits();
     let now = at(second);
-    decide(&Observed {
-        request,
-        pod,
-        superseded_by,
-        sibling_delivered: superseded_by.is_some(),
-        hand: &Hand::Empty,
-        vault_away: None,
-        limits: &limits,
-        now,
-    })
+    decide(&Observed { request, pod, superseded_by, hand: &Hand::Empty, vault_away: None, limits: &limits, now })
 }
 
 fn wants(request: &VaultTokenRequest, lives: bool) -> bool {

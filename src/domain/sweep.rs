@@ -28,6 +28,8 @@ pub struct Claim {
     pub request_name: String,
     /// That request's UID.
     pub request_uid: String,
+    /// That request's `spec.sequence`.
+    pub request_sequence: i64,
     /// The pod that it was made for.
     pub pod_name: String,
     /// That pod's UID.
@@ -68,6 +70,7 @@ impl Claim {
             namespace: get("namespace")?,
             request_name: get("request_name")?,
             request_uid: get("request_uid")?,
+            request_sequence: get("request_sequence")?.parse().ok()?,
             pod_name: get("pod_name")?,
             pod_uid: get("pod_uid")?,
             init_container: get("init_container")?,
@@ -101,12 +104,13 @@ pub fn pod_lives(claim: &Claim, pod: &Observation) -> bool {
     matches!(pod, Observation::Present(facts) if facts.uid == claim.pod_uid && !facts.finished)
 }
 
-/// Whether the pod's state contradicts its requests: its init container saw a token delivered, and no request says so. Then the
-/// requests are older than they were, as after a restore of etcd, and its tokens stay (rule 10).
+/// Whether the pod's state contradicts its requests: its init container saw a token delivered, and no request that is as new as
+/// this token's says so. Then the requests are older than they were, as after a restore of etcd, and the token stays (rule 10).
 pub fn contradicted(claim: &Claim, pod: &Observation, requests: &[VaultTokenRequest]) -> bool {
     let Observation::Present(facts) = pod else { return false };
     let explained = |request: &VaultTokenRequest| {
         request.spec.pod_uid == claim.pod_uid
+            && request.spec.sequence >= claim.request_sequence
             && (request.phase() == Phase::Delivered || request.metadata.deletion_timestamp.is_some())
     };
     pod_lives(claim, pod) && facts.init == InitState::Ended && !requests.iter().any(explained)
@@ -128,6 +132,7 @@ mod tests {
             ("namespace", "shop"),
             ("request_name", "web-8f1c-0"),
             ("request_uid", "r"),
+            ("request_sequence", "7"),
             ("pod_name", "web"),
             ("pod_uid", "p"),
             ("init_container", "vault-init"),
@@ -219,6 +224,9 @@ mod tests {
         assert!(contradicted(&claim(), &running, &[]));
         assert!(contradicted(&claim(), &running, &[known.clone()]));
         known.status = Some(VaultTokenRequestStatus { phase: Some(Phase::Delivered), ..Default::default() });
+        known.spec.sequence = 6;
+        assert!(contradicted(&claim(), &running, &[known.clone()]), "an older one says nothing of this token");
+        known.spec.sequence = 7;
         assert!(!contradicted(&claim(), &running, &[known]));
         assert!(!contradicted(&claim(), &Observation::Absent, &[]));
         let initializing = Observation::Present(PodFacts::read(&pod(json!({"metadata": {"uid": "p"}})), "vault-init"));

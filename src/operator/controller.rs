@@ -6,7 +6,7 @@ use super::patience::Patience;
 use super::pods::{LivePods, triggers};
 use super::turnstile::Turnstile;
 use super::world::Live;
-use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::backoff::Backoff;
 use crate::domain::plan::supersedes;
@@ -233,12 +233,11 @@ async fn look(request: Arc<VaultTokenRequest>, context: &Context) -> Result<Acti
         context.keep(&request, work);
         return Ok(Action::requeue(rest));
     }
-    let siblings: Vec<_> = siblings(&request, &context.requests).collect();
+    let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
     let seen = Seen {
         request: &request,
         pod_lives: context.live.contains(&request.spec.pod_uid),
-        superseded_by: siblings.iter().find(|other| supersedes(other, &request)).map(|other| other.name_any()),
-        sibling_delivered: siblings.iter().any(|other| other.phase() == Phase::Delivered),
+        superseded_by: newer.map(|other| other.name_any()),
     };
     let look = context.executor.advance(&seen, &mut work.hand).await;
     let wait = match &look {

@@ -40,8 +40,6 @@ pub struct Seen<'a> {
     pub pod_lives: bool,
     /// The name of a newer request of the same pod that is Delivered.
     pub superseded_by: Option<String>,
-    /// Whether any other request of the same pod is Delivered.
-    pub sibling_delivered: bool,
 }
 
 /// What is to be done about a request once a look at it is over.
@@ -118,7 +116,6 @@ impl<W: World> Executor<W> {
                 request: &request,
                 pod: pod.as_ref(),
                 superseded_by: seen.superseded_by.as_deref(),
-                sibling_delivered: seen.sibling_delivered,
                 hand,
                 vault_away: away.as_deref(),
                 limits: &self.limits,
@@ -380,6 +377,7 @@ impl<W: World> Executor<W> {
             ("init_container", Some(request.spec.init_container.clone())),
             ("request_name", request.metadata.name.clone()),
             ("request_uid", request.uid()),
+            ("request_sequence", Some(request.spec.sequence.to_string())),
             ("attempt", Some(intent.attempt.to_string())),
             ("attempt_started_at", Some(intent.started_at.to_string())),
         ];

@@ -1,6 +1,6 @@
 //! Two operators on one cluster, taken through a schedule step by step. What runs in them is the product's own code.
 
-use crate::model::{CLUSTER, Init, Model, NAMESPACE, Pod, TOKEN_ROLE, accessor_of};
+use crate::model::{CLUSTER, Init, Model, NAMESPACE, Pod, TOKEN_ROLE, Token, accessor_of};
 use crate::world::{Fate, SimWorld};
 use futures::task::noop_waker;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -129,16 +129,11 @@ impl Operator {
         }
         let mut newer = self.requests.values().filter(|other| supersedes(other, &request));
         let superseded_by = newer.find_map(|other| other.metadata.name.clone());
-        let sibling_delivered = self.requests.values().any(|other| {
-            other.spec.pod_uid == request.spec.pod_uid
-                && other.metadata.uid != request.metadata.uid
-                && other.phase() == Phase::Delivered
-        });
         let pod_lives = self.pods.contains(&request.spec.pod_uid);
         let executor = self.executor.clone();
         let mut hand = self.hands.remove(&uid).unwrap_or_default();
         let task = Box::pin(async move {
-            let seen = Seen { request: &request, pod_lives, superseded_by, sibling_delivered };
+            let seen = Seen { request: &request, pod_lives, superseded_by };
             let look = executor.advance(&seen, &mut hand).await;
             (hand, look)
         });
@@ -427,9 +422,11 @@ impl Machine {
             let live = model.requests.values().filter(|request| !request.phase().is_final());
             live.filter(|request| accessor_of(request) == Some(accessor)).count()
         };
-        let delivered = |pod: &Pod| {
+        // Whether a request that is as new as the token's is Delivered.
+        let explained = |pod: &Pod, token: &Token| {
             let mut own = model.requests.values().filter(|request| request.spec.pod_uid == pod.uid);
-            own.any(|request| request.phase() == Phase::Delivered)
+            let sequence: i64 = token.meta["request_sequence"].parse().expect("a number");
+            own.any(|request| request.phase() == Phase::Delivered && request.spec.sequence >= sequence)
         };
         // What was lost with the requests is not found again; that nobody lost a token to it was looked at all the time.
         if model.restored {
@@ -441,10 +438,10 @@ impl Machine {
             match (records(accessor), pod) {
                 (1, Some(pod)) if pod.init == Init::Done(accessor.clone()) => {}
                 // Rule 10 once more: its request waits, and nobody renews it.
-                (1, Some(pod)) if matches!(pod.init, Init::Done(_)) && !delivered(pod) => {}
+                (1, Some(pod)) if matches!(pod.init, Init::Done(_)) && !explained(pod, token) => {}
                 (1, Some(pod)) => return Err(format!("I1: {accessor} is recorded, and {} does not use it", pod.name)),
                 // Rule 10: the pod has had a token and no request says so; a restored etcd looks the same. It ends with the pod.
-                (0, Some(pod)) if matches!(pod.init, Init::Done(_)) && !delivered(pod) => {}
+                (0, Some(pod)) if matches!(pod.init, Init::Done(_)) && !explained(pod, token) => {}
                 (0, _) => return Err(format!("I2: {accessor} is an orphan")),
                 (1, None) => return Err(format!("I3: {accessor} outlived its pod")),
                 (count, _) => return Err(format!("I1: {accessor} is recorded {count} times")),

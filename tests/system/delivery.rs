@@ -37,6 +37,7 @@ async fn a_pod_gets_the_token_that_its_annotations_ask_for() {
         "pod_ip": pod.address.to_string(), "host_ip": "127.0.0.1", "service_account": "default",
         "attempt_started_at": status.attempt_started_at.as_ref().expect("a time").0.to_string(),
         "init_container": "vault-init", "request_name": name(&delivered.request),
+        "request_sequence": request.spec.sequence.to_string(),
         "request_uid": request.metadata.uid, "attempt": "1",
     });
     assert_eq!(known["meta"], expected);

@@ -14,7 +14,7 @@ const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 fn meta(pod: &PodHandle, request_uid: &str, attempt_started_at: &str) -> Value {
     json!({
         "cluster": CLUSTER, "namespace": pod.namespace, "pod_name": pod.name, "pod_uid": pod.uid,
-        "init_container": "vault-init", "request_uid": request_uid, "attempt": "1",
+        "init_container": "vault-init", "request_uid": request_uid, "request_sequence": "1", "attempt": "1",
         "request_name": vault_token_operator::api::request_name(&pod.name, &pod.uid, 0),
         "attempt_started_at": attempt_started_at,
     })
