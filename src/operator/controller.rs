@@ -2,6 +2,7 @@
 
 use super::execute::{Executor, Look, Next, Seen};
 use super::health::Health;
+use super::lease::Leadership;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
 use super::turnstile::Turnstile;
@@ -12,7 +13,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::plan::supersedes;
 use crate::domain::token::Hand;
 use crate::text::one_line;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Config, Controller};
@@ -60,6 +61,7 @@ struct Context {
     requests: Store<VaultTokenRequest>,
     live: LivePods,
     turnstile: Turnstile,
+    leadership: Leadership,
     /// Only what waits for another look has an entry.
     work: Mutex<HashMap<Key, Work>>,
 }
@@ -111,12 +113,13 @@ pub async fn run(
     client: Client,
     executor: Executor<Live>,
     store: Cache,
+    leadership: Leadership,
     health: Health,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.shared();
     tokio::select! {
-        () = serve(client, executor, store, health.clone(), stop.clone()) => {}
+        () = serve(client, executor, store, leadership, health.clone(), stop.clone()) => {}
         () = async {
             stop.await;
             // A controller that has nothing listed yet does not end by itself, and has nothing in work.
@@ -132,6 +135,7 @@ async fn serve(
     client: Client,
     executor: Executor<Live>,
     store: Cache,
+    leadership: Leadership,
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
@@ -163,6 +167,7 @@ async fn serve(
         requests: requests.clone(),
         live: live.clone(),
         turnstile: Turnstile::new(),
+        leadership: leadership.clone(),
         work: Mutex::default(),
     });
     let hurried = context.clone();
@@ -172,6 +177,7 @@ async fn serve(
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(news)
+        .reconcile_all_on(elections(leadership))
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
@@ -190,6 +196,14 @@ async fn serve(
             std::future::ready(())
         })
         .await;
+}
+
+/// One item each time that this replica comes to lead.
+fn elections(leadership: Leadership) -> impl Stream<Item = ()> {
+    futures::stream::unfold((leadership, 0), |(mut leadership, last)| async move {
+        let term = leadership.elected(last).await;
+        Some(((), (leadership, term)))
+    })
 }
 
 /// One request that cannot be read must not keep all others waiting.
@@ -213,6 +227,10 @@ fn readable(event: watcher::Event<DeserializeGuard<VaultTokenRequest>>) -> Optio
 }
 
 async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Result<Action, cluster::Error> {
+    if !context.leadership.leads() {
+        // Every request is looked at when this replica comes to lead.
+        return Ok(Action::await_change());
+    }
     let Some(_pass) = context.turnstile.enter(&request.namespace().unwrap_or_default()).await else {
         return Ok(Action::requeue(CROWDED.after(1, rand::random())));
     };

@@ -1,6 +1,7 @@
 //! `/healthz` and `/readyz`. Ready means that the watches stand: Vault being away does not make the operator unready,
 //! since restarting it would not help; the answer says so in words.
 
+use super::lease::Leadership;
 use crate::http::{Limits, serve as serve_http};
 use crate::vault::Session;
 use bytes::Bytes;
@@ -20,13 +21,14 @@ pub struct Health {
     pods: Arc<AtomicBool>,
     vault: Session,
     sweep: Arc<Mutex<String>>,
+    leadership: Leadership,
 }
 
 impl Health {
     /// Not ready yet.
-    pub fn new(vault: Session) -> Self {
+    pub fn new(vault: Session, leadership: Leadership) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
-        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep }
+        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep, leadership }
     }
 
     /// The requests were listed and are watched.
@@ -76,7 +78,8 @@ impl Health {
             Err(error) => error.to_string(),
         };
         let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let details = format!("vault: {vault}\nsweep: {sweep}\n");
+        let leads = if self.leadership.leads() { "this replica leads" } else { "this replica stands by" };
+        let details = format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\n");
         match (path, self.missing()) {
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),

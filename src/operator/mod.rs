@@ -7,6 +7,7 @@ mod controller;
 mod execute;
 mod health;
 mod herald;
+mod lease;
 mod ledger;
 mod observe;
 mod patience;
@@ -30,12 +31,14 @@ use budget::Budget;
 use health::Health;
 use herald::Herald;
 use kube::runtime::reflector;
+use lease::Candidate;
 use ledger::Ledger;
 use observe::Pods;
 use push::Pusher;
 use reaper::Reaper;
 use std::future::Future;
 use std::sync::Arc;
+use sweeps::Sweeps;
 use tokio::sync::Notify;
 use world::Live;
 
@@ -47,9 +50,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let listener = health::listen(settings.health_address).await?;
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
-    let health = Health::new(session.clone());
     let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
-    let tokens = TokenStore::new(settings.vault, session, settings.token_role.clone(), settings.wrapping_ttl);
+    let tokens = TokenStore::new(settings.vault, session.clone(), settings.token_role.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
     let sweeps = Arc::new(Notify::new());
     let world = Arc::new(Live {
@@ -65,11 +67,27 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world.clone());
     let (requests, writer) = reflector::store();
-    let sweeping =
-        sweeps::run(world, sweeper, requests.clone(), herald, health.clone(), sweeps, settings.sweep_interval);
-    tokio::select! {
-        () = controller::run(client, executor, (requests, writer), health.clone(), stop) => Ok(()),
+    let candidate = Candidate::new(client.clone(), settings.identity);
+    let leadership = candidate.leadership();
+    let health = Health::new(session, leadership.clone());
+    let sweeping = sweeps::run(Sweeps {
+        world,
+        sweeper,
+        requests: requests.clone(),
+        herald,
+        health: health.clone(),
+        leadership: leadership.clone(),
+        wanted: sweeps,
+        interval: settings.sweep_interval,
+    });
+    let controlling = controller::run(client, executor, (requests, writer), leadership, health.clone(), stop);
+    let outcome = tokio::select! {
+        () = controlling => Ok(()),
         () = sweeping => Err("the sweep ended".to_owned()),
+        () = candidate.run() => Err("the candidacy ended".to_owned()),
         () = health::serve(listener, health) => Err("the health endpoint ended".to_owned()),
-    }
+    };
+    // Whatever was in work is done: another replica may go on.
+    candidate.release().await;
+    outcome
 }

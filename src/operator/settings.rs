@@ -67,6 +67,11 @@ pub struct Arguments {
     #[arg(long, env = "VTO_POD_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
     pod_network: Vec<ipnet::IpNet>,
 
+    /// Name of this replica among all, such as its pod's name. A replica that starts again under its name need not wait for
+    /// its own lease to end
+    #[arg(long, env = "VTO_IDENTITY", value_name = "NAME")]
+    identity: String,
+
     /// Where /healthz and /readyz are served
     #[arg(long, env = "VTO_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
@@ -136,6 +141,7 @@ pub struct Settings {
     pub(super) limits: Limits,
     pub(super) rates: Rates,
     pub(super) wrapping_ttl: Duration,
+    pub(super) identity: String,
     pub(super) health_address: SocketAddr,
     pub(super) vault: Connection,
     pub(super) login: Login,
@@ -151,6 +157,7 @@ impl Arguments {
     /// A sentence that names the argument that is wrong.
     pub fn check(self) -> Result<Settings, String> {
         name("--cluster", &self.cluster)?;
+        name("--identity", &self.identity)?;
         let token_role = self.token_role.unwrap_or_else(|| format!("vault-token-operator-{}", self.cluster));
         name("--token-role", &token_role)?;
         check_ttl(self.max_ttl, Duration::MAX).map_err(|why| format!("--max-ttl {why}"))?;
@@ -171,6 +178,7 @@ impl Arguments {
             },
             rates: Rates { pod: self.pod_mints_per_minute, namespace: self.namespace_mints_per_minute },
             wrapping_ttl: self.wrapping_ttl,
+            identity: self.identity,
             health_address: self.health_address,
             vault: Connection::new(&self.server)?,
             sweep_login: self.login.clone().for_sweep().check()?,

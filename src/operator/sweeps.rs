@@ -2,6 +2,7 @@
 
 use super::health::Health;
 use super::herald::Herald;
+use super::lease::Leadership;
 use super::sweep::{Error, Report, SECOND_LOOK, Sweeper};
 use super::world::World;
 use crate::api::{Reason, VaultTokenRequest};
@@ -17,18 +18,32 @@ use tokio::sync::Notify;
 /// way to Vault lands meanwhile.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// Sweeps for as long as it is polled: soon after the start, whenever `wanted`, and every `interval`.
-pub async fn run(
-    world: Arc<impl World>,
-    mut sweeper: Sweeper,
-    requests: Store<VaultTokenRequest>,
-    herald: Herald,
-    health: Health,
-    wanted: Arc<Notify>,
-    interval: Duration,
-) {
+/// What the sweeps need.
+pub struct Sweeps<W> {
+    /// Vault and the API server.
+    pub world: Arc<W>,
+    /// What sweeps.
+    pub sweeper: Sweeper,
+    /// What the watch shows.
+    pub requests: Store<VaultTokenRequest>,
+    /// Who is told.
+    pub herald: Herald,
+    /// Where the outcome is shown.
+    pub health: Health,
+    /// Whether this replica sweeps.
+    pub leadership: Leadership,
+    /// Wakes it.
+    pub wanted: Arc<Notify>,
+    /// The time between two sweeps.
+    pub interval: Duration,
+}
+
+/// Sweeps for as long as it is polled and this replica leads: soon after it came to, whenever `wanted`, and every `interval`.
+pub async fn run(sweeps: Sweeps<impl World>) {
+    let Sweeps { world, mut sweeper, requests, herald, health, mut leadership, wanted, interval } = sweeps;
     health.requests_listed().await;
     loop {
+        let term = leadership.elected(0).await;
         tokio::time::sleep(SETTLING).await;
         let recorded = recorded(&requests);
         // Spread, so that two clusters on one Vault do not always sweep together.
@@ -50,6 +65,7 @@ pub async fn run(
         }
         tokio::select! {
             () = wanted.notified() => {}
+            _ = leadership.elected(term) => {}
             () = tokio::time::sleep(rest) => {}
         }
     }

@@ -14,6 +14,7 @@ use machine::{Action, Machine};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::cell::Cell;
 use world::Fate;
 
 /// How many schedules a test runs unless it is told otherwise.
@@ -82,13 +83,23 @@ fn simulate(pods: usize, length: usize, action: impl Strategy<Value = Action>, p
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases: schedules, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let outcome =
-        runner.run(&vec(action, 1..length), |schedule| run(pods, &schedule, prepare).map_err(TestCaseError::fail));
+    let (ran, found) = (Cell::new(0_u32), Cell::new(None));
+    let outcome = runner.run(&vec(action, 1..length), |schedule| {
+        ran.set(ran.get() + 1);
+        run(pods, &schedule, prepare).map_err(|why| {
+            found.set(found.get().or(Some(ran.get())));
+            TestCaseError::fail(why)
+        })
+    });
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(why, schedule)) => {
             let steps: Vec<String> = schedule.iter().map(|action| format!("    {action:?}")).collect();
-            panic!("{why}\n{pods} pods, SIMULATION_SEED={seed}; the shortest schedule found:\n{}", steps.join("\n"));
+            let number = found.get().unwrap_or_default();
+            panic!(
+                "{why}\nfound in schedule {number} of {pods} pods, SIMULATION_SEED={seed}; the shortest one that shows it:\n{}",
+                steps.join("\n")
+            );
         }
         Err(TestError::Abort(why)) => panic!("{why}"),
     }

@@ -78,7 +78,7 @@ async fn rights_are_no_wider_than_they_need_to_be() {
     let pod = pod(cluster, "rights").await;
     let plane = cluster.plane();
     let token = plane.service_account_token(&pod.namespace, "default", &[], None, 600).await.expect("a token");
-    let workload = plane.kubeconfig_for_token("rights", BearerToken::Inline(&token)).expect("a kubeconfig");
+    let workload = plane.kubeconfig_for_token("rights", "default", BearerToken::Inline(&token)).expect("a kubeconfig");
     let can = async |kubeconfig: &std::path::Path, question: &str| {
         let mut arguments = vec!["auth", "can-i", "-n", pod.namespace.as_str()];
         arguments.extend(question.split(' '));

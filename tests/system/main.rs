@@ -10,6 +10,7 @@ mod api;
 mod delivery;
 mod denial;
 mod end;
+mod ha;
 mod life;
 mod login;
 mod outage;

@@ -70,7 +70,7 @@ impl System {
         // Long enough for any run; a kubelet would rotate it.
         let token = control_plane.service_account_token(OPERATOR, OPERATOR, &[], None, 24 * 3600).await?;
         crate::pki::write(&token_file, &token)?;
-        let kubeconfig = control_plane.kubeconfig_for_token(OPERATOR, BearerToken::File(&token_file))?;
+        let kubeconfig = control_plane.kubeconfig_for_token(OPERATOR, OPERATOR, BearerToken::File(&token_file))?;
         // As the volume vault-login in config/deployment.yaml.
         let login_file = folder.join("vault-login-token");
         let token = control_plane.service_account_token(OPERATOR, OPERATOR, &["vault"], None, 24 * 3600).await?;
@@ -140,6 +140,8 @@ impl System {
             .arg("run")
             .env("KUBECONFIG", &self.kubeconfig)
             .env("VTO_CLUSTER", CLUSTER)
+            // The next one takes its lease over at once, as a container does that starts again in its pod.
+            .env("VTO_IDENTITY", "operator")
             .env("VTO_SERVICE_ACCOUNT_TOKEN_FILE", &self.login_file)
             .env("VTO_HEALTH_ADDRESS", &health)
             // Pods of the testbed have loopback addresses.
@@ -155,9 +157,28 @@ impl System {
     /// What the running operator says of its health, if one runs.
     pub async fn operator_health(&self) -> Result<Option<String>, Error> {
         let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
+        Self::health_of(&health).await.map(Some)
+    }
+
+    /// What the operator says of its health whose endpoint is at this address.
+    pub async fn health_of(address: &str) -> Result<String, Error> {
         let failed = |source| Error::Http { what: "could not ask the operator for its health".into(), source };
-        let answer = plain_client()?.get(format!("http://{health}/readyz")).send().await.map_err(failed)?;
-        answer.text().await.map(Some).map_err(failed)
+        let answer = plain_client()?.get(format!("http://{address}/readyz")).send().await.map_err(failed)?;
+        answer.text().await.map_err(failed)
+    }
+
+    /// Lets the operator do nothing, as a machine that is paused does, until [`System::resume_operator`].
+    pub fn pause_operator(&self) {
+        if let Some(operator) = &*self.operator() {
+            operator.process.pause();
+        }
+    }
+
+    /// Lets the operator go on.
+    pub fn resume_operator(&self) {
+        if let Some(operator) = &*self.operator() {
+            operator.process.resume();
+        }
     }
 
     /// Kills the operator (SIGKILL), in the midst of whatever it does.

@@ -50,26 +50,31 @@ impl Access {
 
     pub(super) fn write_admin_kubeconfig(&self, path: &Path) -> Result<(), Error> {
         let KeyPairFiles { certificate, key } = &self.admin;
-        self.write_kubeconfig(path, &json!({ "client-certificate": certificate, "client-key": key }))
+        self.write_kubeconfig(path, "default", &json!({ "client-certificate": certificate, "client-key": key }))
     }
 
-    pub(super) fn write_token_kubeconfig(&self, path: &Path, token: BearerToken<'_>) -> Result<(), Error> {
+    pub(super) fn write_token_kubeconfig(
+        &self,
+        path: &Path,
+        namespace: &str,
+        token: BearerToken<'_>,
+    ) -> Result<(), Error> {
         let user = match token {
             BearerToken::Inline(token) => json!({ "token": token }),
             BearerToken::File(file) => json!({ "tokenFile": file }),
         };
-        self.write_kubeconfig(path, &user)
+        self.write_kubeconfig(path, namespace, &user)
     }
 
     /// In JSON, which every reader of YAML takes.
-    fn write_kubeconfig(&self, path: &Path, user: &Value) -> Result<(), Error> {
+    fn write_kubeconfig(&self, path: &Path, namespace: &str, user: &Value) -> Result<(), Error> {
         let cluster = json!({ "server": self.url, "certificate-authority": self.ca.path });
         let kubeconfig = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{ "name": "testbed", "cluster": cluster }],
             "users": [{ "name": "user", "user": user }],
-            "contexts": [{ "name": "testbed", "context": { "cluster": "testbed", "user": "user" } }],
+            "contexts": [{ "name": "testbed", "context": { "cluster": "testbed", "user": "user", "namespace": namespace } }],
             "current-context": "testbed",
         });
         pki::write(path, &format!("{kubeconfig:#}\n"))

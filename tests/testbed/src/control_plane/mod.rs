@@ -98,10 +98,10 @@ impl ControlPlane {
         &self.apiserver.access().ca.pem
     }
 
-    /// Writes a kubeconfig of this name that shows a bearer token.
-    pub fn kubeconfig_for_token(&self, name: &str, token: BearerToken<'_>) -> Result<PathBuf, Error> {
+    /// Writes a kubeconfig of this name, at home in this namespace, that shows a bearer token.
+    pub fn kubeconfig_for_token(&self, name: &str, namespace: &str, token: BearerToken<'_>) -> Result<PathBuf, Error> {
         let path = self.folder.join(format!("{name}.kubeconfig"));
-        self.apiserver.access().write_token_kubeconfig(&path, token)?;
+        self.apiserver.access().write_token_kubeconfig(&path, namespace, token)?;
         Ok(path)
     }
 

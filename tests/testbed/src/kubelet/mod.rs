@@ -229,7 +229,8 @@ impl Kubelet {
         let token = control_plane.service_account_token(&pod.namespace, &pod.service_account, &[], bound, 3600).await?;
         let token_file = self.folder.join(format!("{}.service-account-token", pod.uid));
         crate::pki::write(&token_file, &token)?;
-        let kubeconfig = control_plane.kubeconfig_for_token(&pod.uid, BearerToken::File(&token_file))?;
+        let kubeconfig =
+            control_plane.kubeconfig_for_token(&pod.uid, &pod.namespace, BearerToken::File(&token_file))?;
         let termination_log = self.folder.join(format!("{}.termination-log", pod.uid));
         // As the kubelet makes it before each start of the container.
         std::fs::write(&termination_log, "").map_err(Error::path("could not write", &termination_log))?;

@@ -56,7 +56,7 @@ async fn a_service_account_may_do_only_what_it_is_bound_to() {
     let who = r#"User "system:serviceaccount:unbound:default" cannot list resource "secrets""#;
     assert!(refused.contains(who), "{refused}");
 
-    let kubeconfig = control_plane.kubeconfig_for_token("unbound", BearerToken::Inline(&token)).unwrap();
+    let kubeconfig = control_plane.kubeconfig_for_token("unbound", "default", BearerToken::Inline(&token)).unwrap();
     let refused = control_plane.kubectl_as(&kubeconfig, &["get", "secrets", "-n", "unbound"]).await.unwrap();
     assert!(!refused.status.success() && refused.stderr.contains(who), "{refused:?}");
     let allowed = control_plane.kubectl(&["get", "secrets", "-n", "unbound"]).await.unwrap();

@@ -1,0 +1,200 @@
+//! Who leads: one of several replicas works, the others stand by with warm watches.
+//!
+//! Nothing depends on it for safety: two that think they lead do no harm (ARCHITECTURE.md, "The rules"). It keeps them out of each
+//! other's way. The protocol is that of client-go's `leaderelection`: a Lease (coordination.k8s.io/v1) is held by who renews it,
+//! others count the time since they saw it change by their own clocks, and whoever cannot renew steps down before they may
+//! take it.
+
+use crate::cluster::{Error, FIELD_MANAGER, bounded};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The Lease's name, in the operator's own namespace.
+const NAME: &str = "vault-token-operator-leader";
+
+/// How long a Lease is held that is not renewed.
+const DURATION: Duration = Duration::from_secs(10);
+
+/// How long a leader goes on that cannot renew: less than the others wait.
+const DEADLINE: Duration = Duration::from_secs(6);
+
+/// Time between two looks at the Lease.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A replica that leads or would like to.
+pub struct Candidate {
+    leases: Api<Lease>,
+    identity: String,
+    term: watch::Sender<Term>,
+}
+
+/// A time of leading without a gap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Term {
+    /// How many there have been.
+    number: u64,
+    /// Until when it lasts unless the Lease is renewed.
+    until: Option<Instant>,
+}
+
+impl Term {
+    fn lasts(&self) -> bool {
+        self.until.is_some_and(|until| until > Instant::now())
+    }
+}
+
+/// Whether this replica leads.
+#[derive(Clone)]
+pub struct Leadership(watch::Receiver<Term>);
+
+/// What was seen of the Lease last, and when by this replica's clock.
+struct Sighting {
+    spec: LeaseSpec,
+    at: Instant,
+}
+
+impl Candidate {
+    /// Takes part under this name, in the namespace that the client is at home in.
+    pub fn new(client: Client, identity: String) -> Self {
+        let leases = Api::default_namespaced(client);
+        Self { leases, identity, term: watch::Sender::new(Term::default()) }
+    }
+
+    /// The outcome, as it changes.
+    pub fn leadership(&self) -> Leadership {
+        Leadership(self.term.subscribe())
+    }
+
+    /// Takes part for as long as it is polled.
+    pub async fn run(&self) {
+        let mut seen = None;
+        loop {
+            let asked = Instant::now();
+            match self.campaign(&mut seen).await {
+                Ok(true) => self.lead(asked + DEADLINE),
+                Ok(false) => self.step_down("another replica leads"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for the lease");
+                    if !self.term.borrow().lasts() {
+                        self.step_down("the lease could not be renewed in time");
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
+        }
+    }
+
+    fn lead(&self, until: Instant) {
+        let Term { number, .. } = *self.term.borrow();
+        // What was left undone in a gap is taken up by a new term.
+        let goes_on = self.term.borrow().lasts();
+        if !goes_on {
+            tracing::info!(identity = self.identity, "this replica leads");
+        }
+        self.term.send_replace(Term { number: if goes_on { number } else { number + 1 }, until: Some(until) });
+    }
+
+    fn step_down(&self, why: &str) {
+        self.term.send_if_modified(|term| {
+            let led = term.until.take().is_some();
+            if led {
+                tracing::warn!(identity = self.identity, "this replica does not lead any more: {why}");
+            }
+            led
+        });
+    }
+
+    /// Gives the Lease back, so that another replica need not wait for its end.
+    pub async fn release(&self) {
+        if !self.term.borrow().lasts() {
+            return;
+        }
+        self.step_down("it ends");
+        let released = async {
+            let Some(mut lease) = bounded(self.leases.get_opt(NAME)).await? else { return Ok(()) };
+            match &mut lease.spec {
+                Some(spec) if spec.holder_identity.as_ref() == Some(&self.identity) => spec.holder_identity = None,
+                _ => return Ok(()),
+            }
+            bounded(self.leases.replace(NAME, &params(), &lease)).await.map(drop)
+        };
+        match released.await {
+            Ok(()) => tracing::info!("the lease is given back"),
+            Err::<_, Error>(error) => tracing::warn!(%error, "the lease was not given back; it ends by itself"),
+        }
+    }
+
+    /// Takes or renews the Lease if it can be had; gives whether this replica holds it.
+    async fn campaign(&self, seen: &mut Option<Sighting>) -> Result<bool, Error> {
+        let Some(mut lease) = bounded(self.leases.get_opt(NAME)).await? else {
+            let spec = claim(&self.identity, &LeaseSpec::default());
+            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(spec) };
+            return held(bounded(self.leases.create(&params(), &lease)).await);
+        };
+        let spec = lease.spec.take().unwrap_or_default();
+        let since = match seen {
+            Some(sighting) if sighting.spec == spec => sighting.at,
+            _ => seen.insert(Sighting { spec: spec.clone(), at: Instant::now() }).at,
+        };
+        let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
+        let held_by_another = holder.is_some_and(|holder| holder != self.identity);
+        let life = spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).map(Duration::from_secs);
+        if held_by_another && since.elapsed() < life.unwrap_or(DURATION) {
+            return Ok(false);
+        }
+        lease.spec = Some(claim(&self.identity, &spec));
+        // Guarded by the resourceVersion of what was seen: of two who try, one is refused.
+        held(bounded(self.leases.replace(NAME, &params(), &lease)).await)
+    }
+}
+
+impl Leadership {
+    /// Whether this replica leads now.
+    pub fn leads(&self) -> bool {
+        self.0.borrow().lasts()
+    }
+
+    /// Waits until this replica leads in a later term than this; gives that term.
+    pub async fn elected(&mut self, after: u64) -> u64 {
+        let elected = self.0.wait_for(|term| term.number > after && term.lasts()).await.map(|term| term.number);
+        match elected {
+            Ok(number) => number,
+            // There is no candidate any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// The Lease as its new or old holder writes it.
+fn claim(identity: &str, before: &LeaseSpec) -> LeaseSpec {
+    let now = Some(MicroTime(Timestamp::now()));
+    let kept = before.holder_identity.as_deref() == Some(identity);
+    LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: if kept { before.acquire_time.clone() } else { now.clone() },
+        renew_time: now,
+        lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!kept)),
+        ..LeaseSpec::default()
+    }
+}
+
+/// A write that came too late is no error: somebody else holds the Lease.
+fn held(written: Result<Lease, Error>) -> Result<bool, Error> {
+    match written {
+        Ok(_) => Ok(true),
+        Err(error) if error.status() == Some(409) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn params() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
