@@ -30,3 +30,15 @@ crds:
 # All that CI does.
 ci:
     .ci/run
+
+# A million schedules of each kind (about ten minutes); SIMULATION_SEED repeats a run.
+simulate schedules="1000000":
+    SIMULATION_SCHEDULES={{ schedules }} cargo test --test simulation
+
+# Puts known bugs into a copy of the code, and shows which test finds each.
+bugs:
+    tests/simulation/bugs/run
+
+# Kills the operator a thousand times at named points (about an hour); --short is what CI does.
+crash *arguments:
+    cargo testbed crash {{ arguments }}

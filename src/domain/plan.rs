@@ -22,7 +22,7 @@ const SPACING: Backoff = Backoff { first: Duration::from_secs(1), longest: Durat
 const SHORT_RETENTION: Duration = Duration::from_secs(15 * 60);
 
 /// How long after it was sent a renewal can take effect, and by how much the clocks of Vault and the operator can differ.
-const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+pub const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Seconds between looks at a renewal that waits for Vault.
 const RENEWAL_RETRY: i64 = 10;

@@ -6,7 +6,7 @@ use super::lease::Leadership;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
 use super::turnstile::Turnstile;
-use super::world::Live;
+use super::world::World;
 use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::backoff::Backoff;
@@ -56,8 +56,8 @@ type Key = (Option<String>, String);
 /// What the watch shows of the requests: to be read, and to be written.
 pub type Cache = (Store<VaultTokenRequest>, Writer<VaultTokenRequest>);
 
-struct Context {
-    executor: Executor<Live>,
+struct Context<W> {
+    executor: Executor<W>,
     requests: Store<VaultTokenRequest>,
     live: LivePods,
     turnstile: Turnstile,
@@ -74,7 +74,7 @@ impl Work {
     }
 }
 
-impl Context {
+impl<W: World> Context<W> {
     fn take(&self, request: &VaultTokenRequest) -> Work {
         let found = self.work().remove(&key(request)).filter(|work| work.uid == request.uid());
         found.unwrap_or_else(|| Work { uid: request.uid(), ..Work::default() })
@@ -109,9 +109,9 @@ fn key(request: &VaultTokenRequest) -> Key {
 }
 
 /// Serves requests until `stop` resolves and the looks under way have ended, or some time has passed since.
-pub async fn run(
+pub async fn run<W: World + 'static>(
     client: Client,
-    executor: Executor<Live>,
+    executor: Executor<W>,
     store: Cache,
     leadership: Leadership,
     health: Health,
@@ -131,9 +131,9 @@ pub async fn run(
     }
 }
 
-async fn serve(
+async fn serve<W: World + 'static>(
     client: Client,
-    executor: Executor<Live>,
+    executor: Executor<W>,
     store: Cache,
     leadership: Leadership,
     health: Health,
@@ -226,7 +226,10 @@ fn readable(event: watcher::Event<DeserializeGuard<VaultTokenRequest>>) -> Optio
     })
 }
 
-async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Result<Action, cluster::Error> {
+async fn reconcile<W: World>(
+    request: Arc<VaultTokenRequest>,
+    context: Arc<Context<W>>,
+) -> Result<Action, cluster::Error> {
     if !context.leadership.leads() {
         // Every request is looked at when this replica comes to lead.
         return Ok(Action::await_change());
@@ -242,7 +245,7 @@ async fn reconcile(request: Arc<VaultTokenRequest>, context: Arc<Context>) -> Re
     Box::pin(look(request, &context)).await
 }
 
-async fn look(request: Arc<VaultTokenRequest>, context: &Context) -> Result<Action, cluster::Error> {
+async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -> Result<Action, cluster::Error> {
     let mut work = context.take(&request);
     if let Some((version, due)) = &work.echo
         && request.resource_version().as_ref() == Some(version)
@@ -294,7 +297,7 @@ fn superseded(request: &VaultTokenRequest, requests: &Store<VaultTokenRequest>) 
     older.map(|other| ObjectRef::from_obj(&*other)).collect()
 }
 
-fn retry(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context>) -> Action {
+fn retry<W: World>(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context<W>>) -> Action {
     let failures = context.work().get(&key(&request)).map_or(1, |work| work.failures);
     Action::requeue(RETRY.after(failures, rand::random()))
 }

@@ -4,7 +4,7 @@ use super::world::World;
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, decide, wants_pod};
+use crate::domain::plan::{CALL_DEADLINE, Observed, Step, decide, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
 use crate::text::one_line;
@@ -301,11 +301,24 @@ impl<W: World> Executor<W> {
             Ok(None) => self.write(request, self.draft(request).expired()).await,
             // An outage concerns all requests, and is told elsewhere; a hundred thousand writes would not end it sooner.
             Err(error) if error.reason() == Reason::VaultUnavailable => Ok((request.clone(), Go::Retry)),
+            // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt, and
+            // revoking it does no harm.
+            Err(error) if error.is_refusal() && self.has_expired(request) => match self.world.revoke(accessor).await {
+                Ok(()) => self.write(request, self.draft(request).expired()).await,
+                Err(error) => self.not_revoked(request, &error).await,
+            },
             Err(error) => {
                 let not_renewed = self.draft(request).not_renewed(&vault_why(&error));
                 Ok((self.world.write(request, not_renewed).await?, Go::Retry))
             }
         }
+    }
+
+    /// Whether the token has been dead for some time by what Vault said of it last.
+    fn has_expired(&self, request: &VaultTokenRequest) -> bool {
+        let expires = request.status.as_ref().and_then(|status| status.expires_at.as_ref());
+        let sure = expires.and_then(|expires| expires.0.checked_add(CALL_DEADLINE).ok());
+        sure.is_some_and(|sure| sure <= self.world.now())
     }
 
     /// A pod or a namespace has had the tokens of the last minute.

@@ -4,6 +4,8 @@
 
 mod budget;
 mod controller;
+#[cfg(feature = "crash-points")]
+mod crash;
 mod execute;
 mod health;
 mod herald;
@@ -54,7 +56,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let tokens = TokenStore::new(settings.vault, session.clone(), settings.token_role.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
     let sweeps = Arc::new(Notify::new());
-    let world = Arc::new(Live {
+    let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),
         pods: Pods::new(client.clone()),
         reaper: Reaper::new(tokens.clone()),
@@ -63,7 +65,10 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         budget: Budget::new(settings.rates),
         lister,
         sweeps: sweeps.clone(),
-    });
+    };
+    #[cfg(feature = "crash-points")]
+    let world = crash::CrashPoints::new(world);
+    let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world.clone());
     let (requests, writer) = reflector::store();

@@ -74,12 +74,23 @@ impl Sweeper {
         let listed = world.list().await?;
         let mut report = Report { listed: listed.len(), ..Report::default() };
         let mut orphans = Vec::new();
+        let (mut read, mut forbidden) = (0, None);
         for accessor in listed.iter().filter(|accessor| !recorded(accessor)) {
             if self.foreign.contains(&hash(accessor)) {
                 continue;
             }
             report.examined += 1;
-            let Some(info) = world.look_up(accessor).await? else { continue };
+            let info = match world.look_up(accessor).await {
+                Ok(Some(info)) => info,
+                Ok(None) => continue,
+                // Vault says the same of an accessor that a token has left behind as of a right that is not there.
+                Err(error) if error.is_forbidden() => {
+                    forbidden = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            read += 1;
             let facts = TokenFacts { accessor: accessor.clone(), path: info.path, meta: info.meta.unwrap_or_default() };
             let Some(claim) = Claim::read(&facts, &self.cluster, &self.token_role) else {
                 self.remember(accessor);
@@ -89,6 +100,10 @@ impl Sweeper {
             if judgement != Judgement::Keep {
                 orphans.push((claim, judgement));
             }
+        }
+        // Its own login is among them at the least, if it may look at any.
+        if let (0, Some(error)) = (read, forbidden) {
+            return Err(error.into());
         }
         if orphans.len() > self.limit {
             report.stopped = Some(format!(

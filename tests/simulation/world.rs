@@ -15,6 +15,9 @@ use vault_token_operator::operator::World;
 use vault_token_operator::vault::{Error, TokenInfo, TokenOrder};
 use vault_token_operator::wire::{Push, PushAnswer};
 
+/// An accessor that a token has left behind: Vault lists it and forbids to look it up (seen on the real one).
+const LEFT_BEHIND: &str = "left-behind";
+
 /// How a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -139,13 +142,20 @@ impl World for SimWorld {
     }
 
     async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, Error> {
-        self.vault(|model| model.look_up(accessor), |_| None).await
+        let found = self.vault(|model| model.look_up(accessor), |_| None).await;
+        match accessor {
+            LEFT_BEHIND => Err(Error::Forbidden { path: String::new(), messages: "permission denied".to_owned() }),
+            _ => found,
+        }
     }
 
     async fn list(&self) -> Result<Vec<String>, Error> {
         let live = |model: &mut Model| {
             let live = model.tokens.iter().filter(|token| model.alive(&token.accessor));
-            live.map(|token| token.accessor.clone()).collect()
+            let left_behind = std::iter::once(LEFT_BEHIND.to_owned());
+            // The operator's own login is always there.
+            let own = std::iter::once("own".to_owned());
+            live.map(|token| token.accessor.clone()).chain(left_behind).chain(own).collect()
         };
         self.vault(live, |_| None).await
     }

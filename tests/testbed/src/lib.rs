@@ -8,6 +8,7 @@
 pub mod bed;
 pub mod components;
 pub mod control_plane;
+pub mod crash;
 pub mod demo;
 pub mod error;
 pub mod guard;

@@ -38,6 +38,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Kill the operator at named points, again and again, while pods come and go; print what was lost (nothing).
+    Crash {
+        /// A hundred kills instead of a thousand
+        #[arg(long)]
+        short: bool,
+    },
     /// Get every component that is needed, and say where it is and what version it has.
     Components,
     /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted.
@@ -67,6 +73,7 @@ fn run(command: Command) -> Result<(), Error> {
         let mut stop = StopSignal::new()?;
         match command {
             Command::Components => stop.interrupts(print_components()).await,
+            Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
             Command::Demo { keep } => demo(&mut stop, keep).await,
             Command::Up => up(&mut stop).await,
         }

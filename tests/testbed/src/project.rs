@@ -1,5 +1,6 @@
 //! The project's own manifests and binaries, as a user gets them.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,13 +30,28 @@ pub struct Binaries {
 impl Binaries {
     /// Builds them with the cargo that runs this process, or the one on PATH.
     pub fn build(folder: &Path) -> Result<Self, Error> {
+        Self::build_with(folder, &[])
+    }
+
+    /// Builds them so that the operator dies at named points, beside what is built without that.
+    pub fn build_with_crash_points(folder: &Path) -> Result<Self, Error> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        let target = target.join("crash-points");
+        Self::build_with(
+            folder,
+            &["--features".as_ref(), "crash-points".as_ref(), "--target-dir".as_ref(), target.as_ref()],
+        )
+    }
+
+    fn build_with(folder: &Path, arguments: &[&OsStr]) -> Result<Self, Error> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let activity = Activity::start("building vault-token-operator", "nothing to do when it is up to date");
         let mut command = guard::command(&cargo)?;
         command
             .current_dir(root())
             .args(["build", "--package", "vault-token-operator", "--bins", "--examples"])
-            .args(["--message-format", "json-render-diagnostics"]);
+            .args(["--message-format", "json-render-diagnostics"])
+            .args(arguments);
         let output = process::capture_blocking("cargo build", command, folder, BUILD_LIMIT)?;
         if !output.status.success() {
             let name = "cargo build".to_owned();
