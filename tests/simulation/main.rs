@@ -71,8 +71,11 @@ fn late_life() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// What comes before each schedule.
+type Prepare = fn(&mut Machine) -> Result<(), String>;
+
 /// Runs schedules of such steps on this many pods.
-fn simulate(pods: usize, length: usize, action: impl Strategy<Value = Action>, prepare: fn(&mut Machine)) {
+fn simulate(pods: usize, length: usize, action: impl Strategy<Value = Action>, prepare: Prepare) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let schedules =
         number("SIMULATION_SCHEDULES").map_or(SCHEDULES, |schedules| schedules.try_into().expect("a number"));
@@ -105,9 +108,9 @@ fn simulate(pods: usize, length: usize, action: impl Strategy<Value = Action>, p
     }
 }
 
-fn run(pods: usize, schedule: &[Action], prepare: fn(&mut Machine)) -> Result<(), String> {
+fn run(pods: usize, schedule: &[Action], prepare: Prepare) -> Result<(), String> {
     let mut machine = Machine::new(pods);
-    prepare(&mut machine);
+    prepare(&mut machine)?;
     for action in schedule {
         machine.act(*action)?;
     }
@@ -116,27 +119,27 @@ fn run(pods: usize, schedule: &[Action], prepare: fn(&mut Machine)) -> Result<()
 
 #[test]
 fn one_pod_with_few_faults() {
-    simulate(1, 60, action(15), |_| ());
+    simulate(1, 60, action(15), |_| Ok(()));
 }
 
 #[test]
 fn one_pod_with_many_faults() {
-    simulate(1, 60, action(40), |_| ());
+    simulate(1, 60, action(40), |_| Ok(()));
 }
 
 #[test]
 fn two_pods_with_few_faults() {
-    simulate(2, 90, action(15), |_| ());
+    simulate(2, 90, action(15), |_| Ok(()));
 }
 
 #[test]
 fn two_pods_with_many_faults() {
-    simulate(2, 90, action(40), |_| ());
+    simulate(2, 90, action(40), |_| Ok(()));
 }
 
 #[test]
 fn tokens_that_are_delivered_already() {
-    simulate(1, 40, late_life(), |machine| machine.settle().expect("one delivered token"));
+    simulate(1, 40, late_life(), Machine::settle);
 }
 
 #[test]
@@ -146,5 +149,5 @@ fn a_restored_etcd() {
         1 => Just(Action::Backup),
         1 => Just(Action::Restore),
     ];
-    simulate(1, 80, action, |_| ());
+    simulate(1, 80, action, |_| Ok(()));
 }
