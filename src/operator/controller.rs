@@ -32,6 +32,9 @@ pub const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest:
 /// How long a stopping operator waits for the looks under way. Shorter than the grace period in config/.
 const DRAIN: Duration = Duration::from_secs(40);
 
+/// No look waits longer: the queue's timer cannot tell years.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// How many looks can have begun; most of them wait at the turnstile then.
 const CONCURRENCY: u16 = 2048;
 
@@ -265,7 +268,8 @@ async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -
         Ok(Look { next: Next::Rest, .. }) => return Ok(Action::await_change()),
         Ok(Look { next: Next::At(time), .. }) => {
             work.failures = 0;
-            time.duration_since(Timestamp::now()).try_into().unwrap_or_default()
+            let wait: Duration = time.duration_since(Timestamp::now()).try_into().unwrap_or_default();
+            wait.min(LONGEST_WAIT)
         }
         Ok(Look { next: Next::Retry { moved: true }, .. }) => work.again(1),
         // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
