@@ -22,7 +22,7 @@ const SPACING: Backoff = Backoff { first: Duration::from_secs(1), longest: Durat
 const SHORT_RETENTION: Duration = Duration::from_secs(15 * 60);
 
 /// How long after it was sent a renewal can take effect, and by how much the clocks of Vault and the operator can differ.
-pub const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Seconds between looks at a renewal that waits for Vault.
 const RENEWAL_RETRY: i64 = 10;
@@ -261,6 +261,12 @@ fn last_expiry(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
     let renewed_until = tried.last_transition_time.0.checked_add(period).ok()?;
     let last = status.expires_at.as_ref().map_or(renewed_until, |expires| renewed_until.max(expires.0));
     last.checked_add(CALL_DEADLINE).ok()
+}
+
+/// Whether the token has been dead for some time by what Vault said of it last.
+pub fn surely_expired(request: &VaultTokenRequest, now: Timestamp) -> bool {
+    let expires = request.status.as_ref().and_then(|status| status.expires_at.as_ref());
+    expires.and_then(|expires| expires.0.checked_add(CALL_DEADLINE).ok()).is_some_and(|sure| sure <= now)
 }
 
 /// Whether the wrapping token in hand is that of the recorded token.

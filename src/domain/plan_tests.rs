@@ -375,3 +375,10 @@ fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
     }
     assert!(!matches!(decided(&delivered(), Some(&running), &Hand::Empty, None), Step::Wait(_)));
 }
+
+#[test]
+fn a_token_is_surely_dead_only_some_time_after_its_expiry() {
+    assert!(!surely_expired(&delivered(), at(300)) && !surely_expired(&delivered(), at(359)));
+    assert!(surely_expired(&delivered(), at(360)));
+    assert!(!surely_expired(&in_phase(Phase::Issued, 1), at(100_000)), "Vault has not said when it ends");
+}

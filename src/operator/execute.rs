@@ -4,7 +4,7 @@ use super::world::World;
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{CALL_DEADLINE, Observed, Step, decide, wants_pod};
+use crate::domain::plan::{Observed, Step, decide, surely_expired, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
 use crate::text::one_line;
@@ -161,14 +161,14 @@ impl<W: World> Executor<W> {
             Step::Settle => Ok((request.clone(), Go::Rest)),
             Step::Wait(why) => self.wait(request, &why).await,
             Step::Later(time) => Ok((request.clone(), Go::Later(time))),
-            Step::Deny(why) => self.write(request, self.draft(request).denied(&why)).await,
-            Step::Fail(why) => self.write(request, self.draft(request).failed(&why)).await,
+            Step::Deny(why) => self.write(request, self.draft(request).denied(&why), Go::On).await,
+            Step::Fail(why) => self.write(request, self.draft(request).failed(&why), Go::On).await,
             Step::Intend(intent) => {
                 let namespace = request.namespace().unwrap_or_default();
                 if let Err(until) = self.world.admit(&namespace, &request.spec.pod_uid) {
                     return self.over_budget(request, until).await;
                 }
-                let next = self.write(request, self.draft(request).intended(&intent)).await?;
+                let next = self.write(request, self.draft(request).intended(&intent), Go::On).await?;
                 *hand = Hand::Intent(intent);
                 Ok(next)
             }
@@ -180,19 +180,19 @@ impl<W: World> Executor<W> {
             }
             Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
             Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {
-                Ok(()) => self.write(request, self.draft(request).cleared()).await,
+                Ok(()) => self.write(request, self.draft(request).cleared(), Go::On).await,
                 Err(error) => self.not_revoked(request, &error).await,
             },
             Step::RevokeFinally(accessor, why) => match self.world.revoke(&accessor).await {
                 Ok(()) => {
                     *hand = Hand::Empty;
-                    self.write(request, self.draft(request).revoked(&why)).await
+                    self.write(request, self.draft(request).revoked(&why), Go::On).await
                 }
                 Err(error) => self.not_revoked(request, &error).await,
             },
             Step::RevokedByTime(why) => {
                 *hand = Hand::Empty;
-                self.write(request, self.draft(request).outlived(&why)).await
+                self.write(request, self.draft(request).outlived(&why), Go::On).await
             }
             Step::Renew(accessor) => self.renew(request, &accessor).await,
             Step::Release => self.world.release(request).await.map(|()| (request.clone(), Go::Rest)),
@@ -216,15 +216,16 @@ impl<W: World> Executor<W> {
                     "Vault refused: {error}; the token role {role} decides which policies it gives \
                      (allowed_policies_glob)"
                 );
-                return self.write(request, self.draft(request).denied(&Why::new(Reason::VaultRefused, message))).await;
+                return self
+                    .write(request, self.draft(request).denied(&Why::new(Reason::VaultRefused, message)), Go::On)
+                    .await;
             }
             Err(error) if error.had_no_effect() => return self.wait(request, &vault_why(&error)).await,
             Err(error) => {
                 // Whether a token came of it is unknown: this attempt is over, the next one is another.
                 *hand = Hand::Empty;
                 let unclear = self.draft(request).unclear(&vault_why(&error));
-                let (written, _) = self.write(request, unclear).await?;
-                return Ok((written, Go::Retry));
+                return self.write(request, unclear, Go::Retry).await;
             }
         };
         let issued = self.draft(request).issued(&minted);
@@ -284,7 +285,7 @@ impl<W: World> Executor<W> {
         let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_deref()).unwrap_or_default();
         match self.world.look_up(accessor).await {
             Ok(Some(token)) => {
-                let next = self.write(request, self.draft(request).delivered(token.expire_time)).await?;
+                let next = self.write(request, self.draft(request).delivered(token.expire_time), Go::On).await?;
                 *hand = Hand::Empty;
                 Ok(next)
             }
@@ -297,28 +298,23 @@ impl<W: World> Executor<W> {
     /// Rule 8. A token that Vault does not know any more is not renewed for ever.
     async fn renew(&self, request: &VaultTokenRequest, accessor: &str) -> Result<Progress, cluster::Error> {
         match self.world.renew(accessor).await {
-            Ok(Some(expires_at)) => self.write(request, self.draft(request).renewed(expires_at)).await,
-            Ok(None) => self.write(request, self.draft(request).expired()).await,
+            Ok(Some(expires_at)) => self.write(request, self.draft(request).renewed(expires_at), Go::On).await,
+            Ok(None) => self.write(request, self.draft(request).expired(), Go::On).await,
             // An outage concerns all requests, and is told elsewhere; a hundred thousand writes would not end it sooner.
             Err(error) if error.reason() == Reason::VaultUnavailable => Ok((request.clone(), Go::Retry)),
             // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt, and
             // revoking it does no harm.
-            Err(error) if error.is_refusal() && self.has_expired(request) => match self.world.revoke(accessor).await {
-                Ok(()) => self.write(request, self.draft(request).expired()).await,
-                Err(error) => self.not_revoked(request, &error).await,
-            },
+            Err(error) if error.is_refusal() && surely_expired(request, self.world.now()) => {
+                match self.world.revoke(accessor).await {
+                    Ok(()) => self.write(request, self.draft(request).expired(), Go::On).await,
+                    Err(error) => self.not_revoked(request, &error).await,
+                }
+            }
             Err(error) => {
                 let not_renewed = self.draft(request).not_renewed(&vault_why(&error));
-                Ok((self.world.write(request, not_renewed).await?, Go::Retry))
+                self.write(request, not_renewed, Go::Retry).await
             }
         }
-    }
-
-    /// Whether the token has been dead for some time by what Vault said of it last.
-    fn has_expired(&self, request: &VaultTokenRequest) -> bool {
-        let expires = request.status.as_ref().and_then(|status| status.expires_at.as_ref());
-        let sure = expires.and_then(|expires| expires.0.checked_add(CALL_DEADLINE).ok());
-        sure.is_some_and(|sure| sure <= self.world.now())
     }
 
     /// A pod or a namespace has had the tokens of the last minute.
@@ -327,7 +323,7 @@ impl<W: World> Executor<W> {
             "the pod or its namespace has asked for more tokens than it may have in a minute; the next one can be made at {until:.0}"
         );
         let waiting = self.draft(request).waiting(&Why::new(Reason::MintBudgetExhausted, message));
-        Ok((self.world.write(request, waiting).await?, Go::Later(until)))
+        self.write(request, waiting, Go::Later(until)).await
     }
 
     /// Rule 6: Revoking is written before anything is revoked.
@@ -338,28 +334,29 @@ impl<W: World> Executor<W> {
         message: &str,
     ) -> Result<Progress, cluster::Error> {
         let why = Why::new(Reason::AttemptAbandoned, message);
-        let next = self.write(request, self.draft(request).abandoned(&why)).await?;
+        let next = self.write(request, self.draft(request).abandoned(&why), Go::On).await?;
         *hand = Hand::Empty;
         Ok(next)
     }
 
     async fn not_revoked(&self, request: &VaultTokenRequest, error: &vault::Error) -> Result<Progress, cluster::Error> {
-        let status = self.draft(request).not_revoked(&vault_why(error));
-        Ok((self.world.write(request, status).await?, Go::Retry))
+        self.write(request, self.draft(request).not_revoked(&vault_why(error)), Go::Retry).await
     }
 
     async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
-        Ok((self.world.write(request, self.draft(request).waiting(why)).await?, Go::Retry))
+        self.write(request, self.draft(request).waiting(why), Go::Retry).await
     }
 
+    /// Writes a status; `go` says what comes then.
     async fn write(
         &self,
         request: &VaultTokenRequest,
         status: VaultTokenRequestStatus,
+        go: Go,
     ) -> Result<Progress, cluster::Error> {
         let written = self.world.write(request, status).await?;
         self.mind_unrecorded(request, &written);
-        Ok((written, Go::On))
+        Ok((written, go))
     }
 
     /// An attempt that ended without a record may have left a token.

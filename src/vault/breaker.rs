@@ -7,7 +7,6 @@ use super::session::Session;
 use crate::domain::backoff::Backoff;
 use std::time::Duration;
 use tokio::sync::watch;
-use vaultrs::api::token::requests::LookupTokenSelfRequest;
 
 /// Waits between probes. The first comes at once: a single call that went wrong is no outage.
 const PROBE: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(5) };
@@ -64,8 +63,7 @@ async fn mend(breaker: Breaker, connection: Connection, session: Session) {
     }
 }
 
-/// A call that takes the way of all others, forwarding to the active server included.
+/// Asks as the operator is logged in.
 async fn probe(connection: &Connection, session: &Session) -> Result<(), Error> {
-    let token = session.token()?;
-    connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await.map(drop)
+    connection.check(&session.token()?).await
 }

@@ -104,7 +104,7 @@ async fn hold(
         tokio::select! {
             () = sender.closed() => return "nobody needs the login any more".to_owned(),
             () = doubt.notified() => {
-                match lease.check(connection).await {
+                match connection.check(&lease.token).await {
                     Err(error) if error.is_forbidden() => return "Vault does not know the token any more".to_owned(),
                     // It is the policy, not the token; or Vault is away, which says nothing about the token.
                     Ok(()) | Err(_) => tokio::time::sleep(DOUBT_INTERVAL).await,

@@ -1,14 +1,10 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
-use crate::support::{LIMIT, alone, condition, shared, token_of};
+use crate::support::{LIMIT, alone, condition, reason, shared, token_of};
 use reqwest::{Method, StatusCode};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
-
-fn reason(request: &VaultTokenRequest) -> &str {
-    request.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default()
-}
 
 #[tokio::test]
 async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {

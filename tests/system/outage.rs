@@ -1,15 +1,11 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
-use crate::support::{LIMIT, alone, condition, token_of};
+use crate::support::{LIMIT, alone, condition, reason, token_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
-
-fn reason(request: &VaultTokenRequest) -> &str {
-    request.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default()
-}
 
 #[tokio::test]
 async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {

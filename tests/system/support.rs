@@ -268,17 +268,7 @@ impl Cluster {
 
     /// How many live tokens Vault has with this in their metadata.
     pub async fn live_tokens_where(&self, key: &str, value: &str) -> usize {
-        let list = Method::from_bytes(b"LIST").expect("a method");
-        let answer = self.vault().must(list, "auth/token/accessors", None).await.expect("a list");
-        // A token that is looked up after it was stored and before its lease is registered is deleted by Vault as
-        // one without a lease: tests beside this one may be getting theirs at this moment.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let mut count = 0;
-        for accessor in answer["data"]["keys"].as_array().expect("keys") {
-            let found = self.look_up(accessor.as_str().expect("an accessor")).await;
-            count += usize::from(found.is_some_and(|token| token["meta"][key] == json!(value)));
-        }
-        count
+        self.vault().live_tokens_where(key, value).await.expect("a list").len()
     }
 
     /// Waits until the token of this accessor is dead; gives the time that it took.
@@ -332,6 +322,11 @@ pub fn request_for(pod: &PodHandle, digit: u8) -> Value {
         "spec": { "podName": pod.name, "podUID": pod.uid, "sequence": 1,
             "initContainer": testbed::kubelet::INIT_CONTAINER, "port": testbed::kubelet::INIT_PORT },
     })
+}
+
+/// Why the request is in its phase, in one word.
+pub fn reason(request: &VaultTokenRequest) -> &str {
+    request.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default()
 }
 
 /// The name of a request, for kubectl.

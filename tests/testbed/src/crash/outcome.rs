@@ -10,10 +10,6 @@ use crate::error::Error;
 use crate::kubelet::PodHandle;
 use crate::report;
 use crate::system::CLUSTER;
-use crate::vault::{Method, StatusCode};
-
-/// Vault drops a token that is looked up while it is being made: nothing is looked up that was not there for so long.
-const SETTLING: Duration = Duration::from_secs(1);
 
 /// What does not fit together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +50,7 @@ impl Outcome {
     }
 
     async fn look(load: &Load, pods: &[PodHandle]) -> Result<Self, Error> {
-        let live = live_tokens(load).await?;
+        let live = load.system.testbed().vault().live_tokens_where("cluster", CLUSTER).await?;
         let output =
             load.system.testbed().control_plane().kubectl(&["get", "vtr", "-n", NAMESPACE, "-o", "json"]).await?;
         let requests: Value = serde_json::from_str(&output.stdout)
@@ -78,21 +74,4 @@ impl Outcome {
         }
         Ok(Self { orphans: live.difference(&recorded).count(), stuck, dead })
     }
-}
-
-/// The accessors of the live tokens of our cluster.
-async fn live_tokens(load: &Load) -> Result<HashSet<String>, Error> {
-    let vault = load.system.testbed().vault();
-    let list = Method::from_bytes(b"LIST").map_err(|error| Error::io("no method")(std::io::Error::other(error)))?;
-    let listed = vault.must(list, "auth/token/accessors", None).await?;
-    tokio::time::sleep(SETTLING).await;
-    let mut live = HashSet::new();
-    for accessor in listed["data"]["keys"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        let body = json!({ "accessor": accessor });
-        let (status, answer) = vault.request(Method::POST, "auth/token/lookup-accessor", Some(&body)).await?;
-        if status == StatusCode::OK && answer["data"]["meta"]["cluster"] == json!(CLUSTER) {
-            live.insert(accessor.to_owned());
-        }
-    }
-    Ok(live)
 }

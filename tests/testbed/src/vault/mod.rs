@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod kubernetes_auth;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,9 @@ use config::Config;
 
 /// How long it may take to be ready, on a machine that builds other things meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Vault drops a token that is looked up after it was stored and before its lease is registered: nothing is looked up that was
+/// not there for so long.
+const SETTLING: Duration = Duration::from_secs(1);
 /// How long it may take to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -156,6 +160,22 @@ impl VaultServer {
     /// A request with the root token that has to succeed: what is set up for a test.
     pub async fn must(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         self.api.must(Some(self.root_token()), method, path, body).await
+    }
+
+    /// The accessors of the live tokens with this in their metadata.
+    pub async fn live_tokens_where(&self, key: &str, value: &str) -> Result<HashSet<String>, Error> {
+        let list = Method::from_bytes(b"LIST").map_err(|error| Error::io("no method")(std::io::Error::other(error)))?;
+        let listed = self.must(list, "auth/token/accessors", None).await?;
+        tokio::time::sleep(SETTLING).await;
+        let mut live = HashSet::new();
+        for accessor in listed["data"]["keys"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let body = json!({ "accessor": accessor });
+            let (status, answer) = self.request(Method::POST, "auth/token/lookup-accessor", Some(&body)).await?;
+            if status == StatusCode::OK && answer["data"]["meta"][key] == json!(value) {
+                live.insert(accessor.to_owned());
+            }
+        }
+        Ok(live)
     }
 
     /// Mounts a KV version 2 secrets engine, and waits until it can be used: it prepares itself a little after the mount
