@@ -27,7 +27,8 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
         Phase::Delivered if entered => (false, "Deliver", text(ConditionType::Delivered)),
         // The pod may still run, with a token that is dead.
         Phase::Revoked if entered => {
-            (reason == Reason::RequestDeleted.as_str(), "Revoke", text(ConditionType::Revoked))
+            let alarming = [Reason::RequestDeleted, Reason::TokenExpired].map(Reason::as_str);
+            (alarming.contains(&reason.as_str()), "Revoke", text(ConditionType::Revoked))
         }
         Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
         Phase::Failed if entered => (true, "Issue", text(ConditionType::Issued)),
@@ -87,6 +88,16 @@ mod tests {
         assert_eq!((told.reason.as_str(), told.note.as_str()), ("VaultUnavailable", "a sentence"));
         assert_eq!(announcement(&away, &wait(&away, Reason::VaultUnavailable)), None);
         assert!(announcement(&none, &wait(&none, Reason::VaultUnavailable)).is_some(), "the first word of a request");
+    }
+
+    #[test]
+    fn a_token_that_dies_under_a_pod_that_may_live_is_a_warning() {
+        let delivered = VaultTokenRequestStatus { phase: Some(Phase::Delivered), ..Default::default() };
+        let draft = || Draft::new(Some(&delivered), Some(1), Timestamp::UNIX_EPOCH);
+        let warns = |after| announcement(&delivered, &after).expect("an announcement").warning;
+        assert!(warns(draft().expired()));
+        assert!(warns(draft().revoked(&Why::new(Reason::RequestDeleted, "the request was deleted"))));
+        assert!(!warns(draft().revoked(&Why::new(Reason::PodDeleted, "the pod is gone"))));
     }
 
     #[test]
