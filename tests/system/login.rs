@@ -1,10 +1,11 @@
 //! The operator's own login to Vault: each way works, and is mended when it is lost.
 
-use crate::support::{Cluster, alone};
-use reqwest::Method;
+use crate::support::{Cluster, alone, token_of};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use testbed::kubelet::PodSpec;
+use testbed::settings::VaultKind;
 use vault_token_operator::api::Phase;
 
 /// Starts the operator anew with these settings and lets it do its whole job once.
@@ -128,4 +129,60 @@ async fn rights_that_are_missing_in_vault_are_named() {
     let waiting = cluster.until(&pod, "complaint", forbidden).await;
     let (_, _, message) = crate::support::condition(&waiting, "Issued");
     assert!(message.contains("no-such-role") && message.contains("config/vault"), "{message}");
+}
+
+#[tokio::test]
+async fn a_vault_namespace_has_all_that_the_operator_needs() {
+    let (cluster, _guard) = alone().await;
+    let vault = cluster.vault();
+    let tenant = |path: &str| format!("tenant/{path}");
+    let put = async |path: &str, body: Value| {
+        vault.must(Method::POST, &tenant(path), Some(&body)).await.expect("set up");
+    };
+    if vault.kind() == VaultKind::Vault {
+        // Only its enterprise edition has namespaces; this one does not look at the header.
+        serves(cluster, "vault-namespace", &[("VAULT_NAMESPACE", "tenant")]).await;
+        return;
+    }
+    vault.must(Method::POST, "sys/namespaces/tenant", None).await.expect("a namespace");
+    let file = |name: &str| {
+        let path = testbed::project::root().join("config/vault").join(name);
+        std::fs::read_to_string(path).expect("a file")
+    };
+    for (name, policy) in [
+        ("vault-token-operator", file("policy.hcl")),
+        ("vault-token-base", file("base-policy.hcl")),
+        ("shop-read", "path \"secret/data/shop/read\" { capabilities = [\"read\"] }".to_owned()),
+    ] {
+        put(&format!("sys/policies/acl/{name}"), json!({ "policy": policy })).await;
+    }
+    let role = serde_json::from_str(&file("token-role.json")).expect("JSON");
+    put("auth/token/roles/vault-token-operator-main", role).await;
+    put("sys/mounts/secret", json!({ "type": "kv" })).await;
+    put("secret/data/shop/read", json!({ "greeting": "hello" })).await;
+    let token = json!({ "policies": ["vault-token-operator"], "no_default_policy": true, "period": "1h" });
+    let made = vault.must(Method::POST, &tenant("auth/token/create"), Some(&token)).await.expect("a token");
+    let file = secret_file(cluster, "tenant-token", &made["auth"]["client_token"]);
+
+    cluster.system.kill_operator();
+    let settings = [
+        ("VTO_VAULT_AUTH", "token-file"),
+        ("VTO_VAULT_TOKEN_FILE", file.to_str().expect("a path")),
+        ("VAULT_NAMESPACE", "tenant"),
+    ];
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let namespace = cluster.namespace("vault-namespace").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init_with(&pod, &[("VAULT_NAMESPACE", "tenant")]).await;
+    cluster.ended_well(&pod, &init).await;
+    let token = token_of(&pod);
+    let reads = async || {
+        let answer = vault.request_as(Some(&token), Method::GET, &tenant("secret/data/shop/read"), None).await;
+        answer.expect("an answer").0
+    };
+    assert_eq!(reads().await, StatusCode::OK);
+    assert!(!cluster.accepts(&token).await, "it is of no use outside of its namespace");
+    cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
+    cluster.until_phase(&pod, Phase::Revoked).await;
+    assert_eq!(reads().await, StatusCode::FORBIDDEN);
 }
