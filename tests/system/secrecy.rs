@@ -3,7 +3,6 @@
 use crate::support::{alone, ended};
 use reqwest::Method;
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use testbed::kubelet::PodSpec;
 use vault_token_operator::api::Phase;
@@ -91,14 +90,8 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     }
 
     // The audit lines join Vault's audit log by accessor.
-    let log: String =
-        cluster.system.operator_logs().iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
-    let steps: Vec<String> = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|line| line["target"] == "audit" && line["token_accessor"] == gone.accessor())
-        .map(|line| line["step"].as_str().unwrap_or_default().to_owned())
-        .collect();
+    let lines = cluster.audit_lines("token_accessor", gone.accessor());
+    let steps: Vec<_> = lines.iter().map(|line| line["step"].as_str().unwrap_or_default()).collect();
     assert_eq!(steps, ["Issued", "Delivered", "Revoked"]);
     let (status, _) = cluster.vault().request(Method::GET, "sys/health", None).await.expect("an answer");
     assert_eq!(status.as_u16(), 200);

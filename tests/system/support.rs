@@ -154,6 +154,14 @@ impl Cluster {
         important(&log.unwrap_or_default())
     }
 
+    /// The audit lines of all operators so far that have this value.
+    pub fn audit_lines(&self, key: &str, value: &str) -> Vec<Value> {
+        let logs = self.system.operator_logs();
+        let log: String = logs.iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["target"] == "audit" && line[key] == value).collect()
+    }
+
     pub fn init_log(&self, pod: &PodHandle) -> String {
         std::fs::read_to_string(self.kubelet.log(pod)).unwrap_or_default()
     }
