@@ -7,7 +7,7 @@ use testbed::process::Process;
 use testbed::system::System;
 use vault_token_operator::api::Phase;
 
-/// A second replica that stands by.
+/// A second replica that stands by. Stopped at the test's end, it gives the lease to the next test's operator at once.
 async fn second(cluster: &Cluster) -> (Process, String) {
     cluster.until_healthy("this replica leads").await;
     let (process, health) = cluster.system.spawn_operator(&[("VTO_IDENTITY", "second")]).expect("it starts");
@@ -34,7 +34,7 @@ async fn a_second_replica_takes_over_from_one_that_is_killed() {
     let namespace = cluster.namespace("killed-leader").await;
     let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
     let alive = cluster.deliver(&PodSpec::new(&namespace, "alive", "shop-read", "1h")).await;
-    let (_process, health) = second(cluster).await;
+    let (second, health) = second(cluster).await;
     cluster.system.kill_operator();
     cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
     let took = until(&health, "this replica leads").await;
@@ -43,18 +43,20 @@ async fn a_second_replica_takes_over_from_one_that_is_killed() {
     assert!(!cluster.accepts(&gone.token).await);
     assert!(cluster.accepts(&alive.token).await, "I7: the token of a living pod stays");
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    second.stop(LIMIT).await;
 }
 
 #[tokio::test]
 async fn a_leader_that_ends_hands_over_at_once() {
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("ended-leader").await;
-    let (_process, health) = second(cluster).await;
+    let (second, health) = second(cluster).await;
     let status = cluster.system.stop_operator().await.expect("it ran");
     assert!(status.success(), "{status}");
     let took = until(&health, "this replica leads").await;
     assert!(took < Duration::from_secs(6), "the lease was not given back: {took:?}");
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    second.stop(LIMIT).await;
 }
 
 #[tokio::test]
@@ -67,7 +69,7 @@ async fn i7_a_leader_that_was_paused_past_its_lease_does_no_harm_when_it_wakes()
     cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
     cluster.ask(&pod, |_| ()).await;
     cluster.until_phase(&pod, Phase::Issued).await;
-    let (_process, health) = second(cluster).await;
+    let (second, health) = second(cluster).await;
     cluster.system.pause_operator();
     until(&health, "this replica leads").await;
     // The new leader gives the attempt up, and makes another.
@@ -91,4 +93,5 @@ async fn i7_a_leader_that_was_paused_past_its_lease_does_no_harm_when_it_wakes()
     // The request that was made by hand ends, since init's own is newer.
     cluster.until_phase(&pod, Phase::Revoked).await;
     assert_eq!(cluster.live_tokens(&pod).await, 1);
+    second.stop(LIMIT).await;
 }

@@ -1,6 +1,7 @@
 //! I2, and the brakes of the sweep (rules 9 and 10).
 
 use crate::support::{Cluster, alone, name};
+use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -91,20 +92,22 @@ fn number(text: &str, words: &str) -> usize {
 #[tokio::test]
 async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     const PODS: usize = 50;
+    const AT_ONCE: usize = 10;
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("restored").await;
-    let mut pods = Vec::new();
-    for number in 0..PODS {
+    let create = async |number| {
         let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
         cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
-        pods.push(pod);
-    }
+        pod
+    };
+    let pods: Vec<_> = stream::iter(0..PODS).map(create).buffer_unordered(AT_ONCE).collect().await;
     let backup = cluster.plane().save().await.expect("saved");
-    for pod in &pods {
+    let deliver = async |pod| {
         let init = cluster.init(pod).await;
         cluster.ended_well(pod, &init).await;
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
-    }
+    };
+    stream::iter(&pods).for_each_concurrent(AT_ONCE, deliver).await;
     cluster.system.kill_operator();
     cluster.plane().restore(backup).await.expect("restored");
     assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
