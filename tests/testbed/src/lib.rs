@@ -17,6 +17,7 @@ pub mod pki;
 pub mod port;
 pub mod process;
 pub mod project;
+pub mod proxy;
 pub mod report;
 pub mod run;
 pub mod settings;
