@@ -219,7 +219,7 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             }
             _ => Step::Abandon(Why::new(
                 Reason::AttemptAbandoned,
-                "the operator restarted before the token was delivered; another one follows",
+                "the operator restarted before the token was delivered",
             )),
         },
     }
@@ -281,7 +281,7 @@ fn push(observed: &Observed<'_>, wrapped: &Wrapped, facts: &PodFacts) -> Step {
         let last = last.map(|message| format!(" (last: {message})")).unwrap_or_default();
         return Step::Abandon(Why::new(
             Reason::AttemptAbandoned,
-            format!("the wrapping token expired before it was delivered{last}; another one follows"),
+            format!("the wrapping token expired before it was delivered{last}"),
         ));
     }
     let addresses: Vec<IpAddr> =

@@ -101,7 +101,7 @@ impl Draft {
     pub fn unclear(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.end_open_attempt();
         let attempt = self.status.attempts;
-        let message = format!("{}; what came of attempt {attempt} is unknown, another one follows", why.message);
+        let message = format!("{}; what came of attempt {attempt} is unknown", why.message);
         self.set(ConditionType::Issued, false, &Why::new(why.reason, message));
         self.close(Phase::Pending, why.reason)
     }

@@ -263,20 +263,21 @@ impl<W: World> Executor<W> {
             creation_path: minted.creation_path.clone(),
         };
         let port = u16::try_from(request.spec.port).unwrap_or_default();
-        let failed = |message: &str| {
-            let message = format!("the init container does not have the token yet: {}", one_line(message));
-            Why::new(Reason::PushFailed, message)
+        let failed = |said: &str, message: &str| {
+            Why::new(Reason::PushFailed, format!("the init container {said}: {}", one_line(message)))
         };
         match self.world.push(addresses, port, &push).await {
             Ok(answer) => match answer.outcome {
                 Outcome::Stored => self.delivered(request, hand).await,
-                Outcome::Unused => self.wait(request, &failed(&answer.message)).await,
+                Outcome::Unused => {
+                    self.wait(request, &failed("has not used its wrapping token, and says", &answer.message)).await
+                }
                 Outcome::Lost => {
                     let message = format!("the wrapping token is used up: {}", one_line(&answer.message));
                     self.abandon(request, hand, &message).await
                 }
             },
-            Err(seen) => self.wait(request, &failed(&seen)).await,
+            Err(seen) => self.wait(request, &failed("does not have the token yet", &seen)).await,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::api::Reason;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing reached Vault.
-    #[error("cannot reach Vault at {address}: {cause}")]
+    #[error("cannot reach Vault at {address} (VAULT_ADDR, VAULT_CACERT): {cause}")]
     Unreachable {
         /// The address as configured.
         address: String,

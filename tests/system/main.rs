@@ -10,6 +10,7 @@ mod api;
 mod delivery;
 mod denial;
 mod end;
+mod fault;
 mod ha;
 mod life;
 mod login;

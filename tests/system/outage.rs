@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
+use testbed::pki::Pki;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 #[tokio::test]
@@ -38,7 +39,7 @@ async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
 }
 
 #[tokio::test]
-async fn an_init_container_that_cannot_be_reached_uses_up_its_attempts_and_leaves_no_token() {
+async fn init_containers_that_cannot_be_reached_or_cannot_reach_vault_use_up_their_attempts_and_leave_no_token() {
     let (cluster, _guard) = alone().await;
     cluster.system.kill_operator();
     cluster.system.start_operator(&[("VTO_WRAPPING_TTL", "1s")]).await.expect("the operator starts");
@@ -46,11 +47,37 @@ async fn an_init_container_that_cannot_be_reached_uses_up_its_attempts_and_leave
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
     cluster.ask(&pod, |_| ()).await;
-    let failed = cluster.until_phase(&pod, Phase::Failed).await;
-    let (_, reason, message) = condition(&failed, "Issued");
-    assert_eq!(reason, "AttemptsExhausted");
-    assert!(message.contains("all 5 attempts failed") && message.contains("Connection refused"), "{message}");
-    assert_eq!(cluster.live_tokens(&pod).await, 0, "every attempt's token was revoked");
+    // Two whose init containers get their pushes, and cannot take them to Vault.
+    let folder = cluster.system.testbed().run().folder("another-ca").expect("a folder");
+    let another = Pki::new(&folder).expect("another CA").ca().path.to_string_lossy().into_owned();
+    let mistrusting = cluster.pod(&PodSpec::new(&namespace, "mistrusting", "shop-read", "1h")).await;
+    let mistrusting_init = cluster.init_with(&mistrusting, &[("VAULT_CACERT", &another)]).await;
+    let lost = cluster.pod(&PodSpec::new(&namespace, "lost", "shop-read", "1h")).await;
+    let lost_init = cluster.init_with(&lost, &[("VAULT_ADDR", "https://127.0.0.1:1")]).await;
+
+    for (pod, words) in
+        [(&pod, "Connection refused"), (&mistrusting, "invalid peer certificate"), (&lost, "Connection refused")]
+    {
+        let failed = cluster.until_phase(pod, Phase::Failed).await;
+        let (_, reason, message) = condition(&failed, "Issued");
+        assert_eq!(reason, "AttemptsExhausted");
+        assert!(message.contains("all 5 attempts failed") && message.contains(words), "{message}");
+        assert!(!message.contains("follows"), "no attempt follows the last one: {message}");
+        assert_eq!(cluster.live_tokens(pod).await, 0, "every attempt's token was revoked");
+    }
+    for (init, pod, words) in
+        [(mistrusting_init, mistrusting, "invalid peer certificate"), (lost_init, lost, "Connection refused")]
+    {
+        assert!(!crate::support::ended(&init).await.success());
+        let message = init.termination_message();
+        assert!(
+            message.contains("and says: cannot reach Vault")
+                && message.contains("VAULT_CACERT")
+                && message.contains(words),
+            "{}: {message}",
+            pod.name
+        );
+    }
 }
 
 #[tokio::test]

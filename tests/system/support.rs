@@ -279,6 +279,18 @@ impl Cluster {
         self.vault().live_tokens_where(key, value).await.expect("a list").len()
     }
 
+    /// Waits until Vault has this many live tokens for a namespace.
+    pub async fn until_live(&self, namespace: &str, wanted: usize) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let live = self.live_tokens_where("namespace", namespace).await;
+            if live == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{live} live tokens, not {wanted}\n{}", self.operator_said());
+        }
+    }
+
     /// Waits until the token of this accessor is dead; gives the time that it took.
     pub async fn until_dead(&self, accessor: &str) -> Duration {
         let start = Instant::now();

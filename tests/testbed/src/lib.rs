@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod churn;
 pub mod components;
 pub mod control_plane;
 pub mod crash;
@@ -13,6 +14,7 @@ pub mod demo;
 pub mod error;
 pub mod guard;
 pub mod kubelet;
+pub mod load;
 pub mod pki;
 pub mod port;
 pub mod process;

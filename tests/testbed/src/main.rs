@@ -44,6 +44,12 @@ enum Command {
         #[arg(long)]
         short: bool,
     },
+    /// Let pods come and go while calls break and servers are killed; print what is left in the end (nothing).
+    Churn {
+        /// 200 pods instead of 1,000
+        #[arg(long)]
+        short: bool,
+    },
     /// Get every component that is needed, and say where it is and what version it has.
     Components,
     /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted.
@@ -72,6 +78,7 @@ fn run(command: Command) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let mut stop = StopSignal::new()?;
         match command {
+            Command::Churn { short } => stop.interrupts(testbed::churn::run(short)).await,
             Command::Components => stop.interrupts(print_components()).await,
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
             Command::Demo { keep } => demo(&mut stop, keep).await,

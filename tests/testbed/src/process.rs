@@ -180,6 +180,16 @@ impl Process {
         self.signal_group(Signal::CONT);
     }
 
+    /// The memory that it holds now, in bytes (`VmRSS` of proc_pid_status(5)).
+    pub fn memory(&self) -> Result<u64, Error> {
+        let path = PathBuf::from(format!("/proc/{}/status", self.id.as_raw_pid()));
+        let status = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
+        let kibibytes =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok());
+        let kibibytes: u64 = kibibytes.ok_or(Error::Incomplete { what: path.display().to_string(), field: "VmRSS" })?;
+        Ok(kibibytes * 1024)
+    }
+
     /// The error that says it ended, with its last log lines.
     pub fn ended(&self, status: ExitStatus) -> Error {
         Error::Ended { name: self.name.clone(), status, tail: tail(&self.log) }

@@ -98,6 +98,16 @@ impl System {
         &self.kubeconfig
     }
 
+    /// That kubeconfig for an API server at another address, such as a proxy's.
+    pub fn operator_kubeconfig_at(&self, server: &str) -> Result<PathBuf, Error> {
+        let here = self.testbed.control_plane().server_url();
+        let read =
+            std::fs::read_to_string(&self.kubeconfig).map_err(Error::path("could not read", &self.kubeconfig))?;
+        let path = self.kubeconfig.with_extension("proxied");
+        crate::pki::write(&path, &read.replace(here, server))?;
+        Ok(path)
+    }
+
     /// The files with the tokens of the operator's ServiceAccount: for the API server, and for Vault.
     pub fn operator_token_files(&self) -> [&Path; 2] {
         [&self.token_file, &self.login_file]
@@ -165,6 +175,11 @@ impl System {
         let failed = |source| Error::Http { what: "could not ask the operator for its health".into(), source };
         let answer = plain_client()?.get(format!("http://{address}/readyz")).send().await.map_err(failed)?;
         answer.text().await.map_err(failed)
+    }
+
+    /// How much memory the running operator has, in bytes, if one runs.
+    pub fn operator_memory(&self) -> Result<Option<u64>, Error> {
+        self.operator().as_ref().map(|operator| operator.process.memory()).transpose()
     }
 
     /// Lets the operator do nothing, as a machine that is paused does, until [`System::resume_operator`].

@@ -199,7 +199,14 @@ impl ControlPlane {
         self.start_again().await
     }
 
-    async fn start_again(&self) -> Result<(), Error> {
+    /// Kills both servers, as a machine's end would.
+    pub fn kill(&self) {
+        self.apiserver.process().kill();
+        self.etcd.process().kill();
+    }
+
+    /// Starts both again, on the same ports and the same data.
+    pub async fn start_again(&self) -> Result<(), Error> {
         self.etcd.start_again().await?;
         self.start_apiserver().await
     }

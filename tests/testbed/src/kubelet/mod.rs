@@ -98,8 +98,9 @@ impl Kubelet {
     /// Runs init containers from this binary.
     pub fn new(run: &Run, binary: &Path) -> Result<Self, Error> {
         let folder = run.folder("pods")?;
-        // Where runs on one machine begin to look for free addresses, so that they seldom meet.
-        let start = (std::process::id() % 200 + 16) << 16;
+        // Where runs on one machine begin to look for free addresses, so that they seldom meet. The upper half of the loopback
+        // addresses is for what stands behind a proxy at the same address in the lower half.
+        let start = (std::process::id() % 100 + 16) << 16;
         Ok(Self { folder, binary: binary.to_owned(), next: AtomicU32::new(start) })
     }
 

@@ -33,6 +33,8 @@ pub enum Fault {
     After(Break),
     /// The answer comes in eight pieces with this time between them.
     Slow(Duration),
+    /// It is answered as the first call of its path was that met this: an API server whose cache has stood still since.
+    Stale,
     /// It passes, and the events that it brings do not come as they are.
     Watch(WatchFault),
 }
@@ -44,7 +46,7 @@ pub enum Break {
     Reset,
     /// An answer of the proxy's own, as balancers and API servers under load give it.
     Answer(StatusCode),
-    /// Nothing at all: half of the connection is gone.
+    /// Nothing at all, until there is another script: half of the connection is gone.
     Silence,
 }
 

@@ -6,8 +6,9 @@ mod fault;
 mod storm;
 mod stream;
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,10 +25,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::Error;
+use crate::kubelet::INIT_PORT;
 use crate::pki::{KeyPairFiles, Usage};
 use crate::run::Run;
 pub use fault::{Break, Call, Fault, WatchFault};
@@ -52,6 +55,10 @@ struct Link {
     server: String,
     client: reqwest::Client,
     script: Mutex<Script>,
+    /// Told when there is another script.
+    changed: Notify,
+    /// By path, what was answered to calls whose answers stand still.
+    stale: Mutex<HashMap<String, Bytes>>,
 }
 
 impl Proxy {
@@ -65,10 +72,17 @@ impl Proxy {
         Self::start(([127, 0, 0, 1], 0).into(), Some(tls), server, builder).await
     }
 
-    /// Before an init container, in plain HTTP, at the address that its pod reports.
-    pub async fn before_init(address: SocketAddr, init: SocketAddr) -> Result<Self, Error> {
+    /// Before an init container, in plain HTTP, at its pod's address. Gives where the init container is to listen: at the same
+    /// address in the upper half of the loopback addresses, where no pod is.
+    pub async fn before_init(pod: IpAddr) -> Result<(Self, String), Error> {
+        let IpAddr::V4(address) = pod else {
+            return Err(Error::Incomplete { what: "a proxy before an init container".into(), field: "IPv4 address" });
+        };
+        let [a, b, c, d] = address.octets();
+        let listen = format!("{}:{INIT_PORT}", Ipv4Addr::new(a, b | 128, c, d));
         let builder = Ok(reqwest::Client::builder().tls_certs_only([]));
-        Self::start(address, None, &format!("http://{init}"), builder).await
+        let proxy = Self::start((pod, INIT_PORT).into(), None, &format!("http://{listen}"), builder).await?;
+        Ok((proxy, listen))
     }
 
     async fn start(
@@ -83,7 +97,13 @@ impl Proxy {
         let listener = TcpListener::bind(address).await.map_err(what())?;
         let address = listener.local_addr().map_err(what())?;
         let script = Mutex::new(Box::new(|_: &Call| Fault::None) as Script);
-        let link = Arc::new(Link { server: server.to_owned(), client, script });
+        let link = Arc::new(Link {
+            server: server.to_owned(),
+            client,
+            script,
+            changed: Notify::new(),
+            stale: Mutex::default(),
+        });
         let task = tokio::spawn(accept(listener, tls, Arc::clone(&link)));
         Ok(Self { address, link, task })
     }
@@ -93,9 +113,10 @@ impl Proxy {
         format!("https://{}", self.address)
     }
 
-    /// From now on `script` decides what becomes of each call; at first, everything passes.
+    /// From now on `script` decides what becomes of each call; at first, everything passes. Calls that meet silence are reset.
     pub fn follow(&self, script: impl FnMut(&Call) -> Fault + Send + 'static) {
         *self.link.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
+        self.link.changed.notify_waiters();
     }
 }
 
@@ -160,8 +181,9 @@ impl Link {
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let fault = (self.script.lock().unwrap_or_else(PoisonError::into_inner))(&call);
         match fault {
-            Fault::Before(broken) => return broken.answer().await,
+            Fault::Before(broken) => return self.broken(broken).await,
             Fault::Delay(time) => tokio::time::sleep(time).await,
+            Fault::Stale => return self.stale_answer(&call, head.headers, body).await,
             _ => {}
         }
         let response = self.pass_on(&call, head.headers, body).await?;
@@ -171,7 +193,7 @@ impl Link {
             Fault::After(broken) => {
                 // The server has acted once its whole answer is there.
                 let _answer: Vec<Bytes> = bytes.try_collect().await?;
-                return broken.answer().await;
+                return self.broken(broken).await;
             }
             Fault::Slow(pause) => stream::slowly(bytes, pause),
             Fault::Watch(fault) => stream::spoil(bytes, fault),
@@ -183,25 +205,40 @@ impl Link {
         Ok(answer)
     }
 
-    async fn pass_on(&self, call: &Call, headers: HeaderMap, body: Bytes) -> io::Result<reqwest::Response> {
-        let url = format!("{}{}", self.server, call.path);
-        let request = self.client.request(call.method.clone(), url).headers(passed(&headers)).body(body);
-        request.send().await.map_err(io::Error::other)
-    }
-}
-
-impl Break {
-    async fn answer(self) -> io::Result<Answer> {
-        match self {
-            Self::Reset => Err(reset()),
-            Self::Silence => std::future::pending().await,
-            Self::Answer(status) => {
-                let mut answer =
-                    Response::new(http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync());
+    async fn broken(&self, broken: Break) -> io::Result<Answer> {
+        match broken {
+            Break::Reset => Err(reset()),
+            Break::Silence => {
+                self.changed.notified().await;
+                Err(reset())
+            }
+            Break::Answer(status) => {
+                let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
                 *answer.status_mut() = status;
                 Ok(answer)
             }
         }
+    }
+
+    async fn stale_answer(&self, call: &Call, headers: HeaderMap, body: Bytes) -> io::Result<Answer> {
+        let stale = || self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = stale().get(&call.path).cloned();
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => {
+                let response = self.pass_on(call, headers, body).await?.error_for_status().map_err(io::Error::other)?;
+                let bytes = response.bytes().await.map_err(io::Error::other)?;
+                stale().insert(call.path.clone(), bytes.clone());
+                bytes
+            }
+        };
+        Ok(Response::new(Full::new(bytes).map_err(|never| match never {}).boxed_unsync()))
+    }
+
+    async fn pass_on(&self, call: &Call, headers: HeaderMap, body: Bytes) -> io::Result<reqwest::Response> {
+        let url = format!("{}{}", self.server, call.path);
+        let request = self.client.request(call.method.clone(), url).headers(passed(&headers)).body(body);
+        request.send().await.map_err(io::Error::other)
     }
 }
 

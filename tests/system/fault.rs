@@ -1,0 +1,185 @@
+//! Calls that break: before or after the server has acted, with each kind of answer. Whatever broke, a pod has exactly one live
+//! token in the end, and none when it is gone.
+
+use crate::support::{Cluster, alone, token_of};
+use futures::stream::{self, StreamExt};
+use reqwest::{Method, StatusCode};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::proxy::{Break, Call, Fault, Proxy};
+use vault_token_operator::api::{Phase, request_name};
+
+const MINT: &str = "auth/token/create/";
+const REVOKE: &str = "auth/token/revoke-accessor";
+const PUSH: &str = "wrapping-token";
+
+/// What each call meets in turn. `Silence` is left out where it costs its caller's whole patience and shows nothing more.
+const BROKEN: [Fault; 9] = [
+    Fault::Before(Break::Reset),
+    Fault::Before(Break::Answer(StatusCode::TOO_MANY_REQUESTS)),
+    Fault::Before(Break::Answer(StatusCode::INTERNAL_SERVER_ERROR)),
+    Fault::Before(Break::Answer(StatusCode::SERVICE_UNAVAILABLE)),
+    Fault::After(Break::Reset),
+    Fault::After(Break::Answer(StatusCode::BAD_GATEWAY)),
+    Fault::After(Break::Answer(StatusCode::INTERNAL_SERVER_ERROR)),
+    Fault::Delay(Duration::from_millis(300)),
+    Fault::Slow(Duration::from_millis(30)),
+];
+
+/// The operator with a proxy before Vault and one before the API server.
+struct Proxied {
+    vault: Proxy,
+    api: Proxy,
+}
+
+impl Proxied {
+    async fn new(cluster: &Cluster) -> Self {
+        let run = cluster.system.testbed().run();
+        let vault = Proxy::before_server(run, cluster.vault().address()).await.expect("a proxy");
+        let api = Proxy::before_server(run, cluster.plane().server_url()).await.expect("a proxy");
+        Self { vault, api }
+    }
+
+    async fn start(&self, cluster: &Cluster) {
+        cluster.system.kill_operator();
+        let kubeconfig = cluster.system.operator_kubeconfig_at(&self.api.url()).expect("a kubeconfig");
+        let (vault, kubeconfig) = (self.vault.url(), kubeconfig.to_string_lossy());
+        let settings = [("VAULT_ADDR", vault.as_str()), ("KUBECONFIG", &*kubeconfig)];
+        cluster.system.start_operator(&settings).await.expect("the operator starts");
+    }
+}
+
+/// Calls that are still to break.
+#[derive(Clone, Default)]
+struct Traps(Arc<Mutex<Vec<Trap>>>);
+
+/// Breaks one call: the one that `after` others like it have gone before.
+struct Trap {
+    method: Method,
+    /// What its path contains.
+    path: String,
+    after: usize,
+    fault: Fault,
+}
+
+impl Traps {
+    fn set(&self, method: Method, path: &str, after: usize, fault: Fault) {
+        self.0.lock().expect("traps").push(Trap { method, path: path.to_owned(), after, fault });
+    }
+
+    fn script(&self) -> impl FnMut(&Call) -> Fault + Send + 'static + use<> {
+        let traps = self.clone();
+        move |call| {
+            let mut traps = traps.0.lock().expect("traps");
+            let fits = |trap: &Trap| call.method == trap.method && call.path.contains(&trap.path);
+            let Some(number) = traps.iter().position(fits) else { return Fault::None };
+            match traps[number].after.checked_sub(1) {
+                Some(after) => {
+                    traps[number].after = after;
+                    Fault::None
+                }
+                None => traps.remove(number).fault,
+            }
+        }
+    }
+
+    /// All of them broke a call; a table whose calls never came would show nothing.
+    fn assert_sprung(&self) {
+        let traps = self.0.lock().expect("traps");
+        let left: Vec<_> = traps.iter().map(|trap| format!("{} {} {:?}", trap.method, trap.path, trap.fault)).collect();
+        assert!(left.is_empty(), "these calls never came: {left:#?}");
+    }
+}
+
+#[tokio::test]
+async fn i1_i2_i3_whatever_call_breaks_each_pod_has_one_token_and_in_the_end_none() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    proxied.vault.follow(traps.script());
+    proxied.api.follow(traps.script());
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("broken-calls").await;
+
+    // Each of the three writes of a request's way to Delivered breaks in each way; so do as many mints and pushes.
+    let mut rows: Vec<(&str, usize, Fault)> = Vec::new();
+    for fault in BROKEN {
+        rows.extend((0..3).map(|after| ("write", after, fault)));
+        rows.extend([("mint", 0, fault), ("push", 0, fault)]);
+    }
+    let deliver = async |(number, (call, after, fault))| {
+        let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+        push.follow(traps.script());
+        match call {
+            "write" => traps.set(Method::PUT, &status_of(&pod), after, fault),
+            "mint" => traps.set(Method::POST, MINT, after, fault),
+            _ => traps.set(Method::POST, PUSH, after, fault),
+        }
+        let init = cluster.init_with(&pod, &[("VTO_LISTEN", &listen)]).await;
+        cluster.ended_well(&pod, &init).await;
+        cluster.kubelet.report_running(cluster.plane(), &pod).await.expect("a status");
+        pod
+    };
+    let pods: Vec<_> = stream::iter(rows.into_iter().enumerate()).map(deliver).buffer_unordered(10).collect().await;
+    traps.assert_sprung();
+    cluster.until_live(&namespace, pods.len()).await;
+    for pod in &pods {
+        assert!(cluster.accepts(&token_of(pod)).await, "the token of {} is dead", pod.name);
+    }
+
+    // The ways to the end break in the same ways.
+    for (pod, fault) in pods.iter().zip(BROKEN) {
+        traps.set(Method::POST, REVOKE, 0, fault);
+        traps.set(Method::PUT, &status_of(pod), 0, fault);
+        traps.set(Method::PATCH, &request_name(&pod.name, &pod.uid, 0), 0, fault);
+    }
+    let remove = async |pod| cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    stream::iter(&pods).for_each_concurrent(10, remove).await;
+    for pod in &pods {
+        cluster
+            .until(pod, "end", |request| request.phase() == Phase::Revoked && request.metadata.finalizers.is_none())
+            .await;
+    }
+    traps.assert_sprung();
+    cluster.until_live(&namespace, 0).await;
+}
+
+/// The status of a pod's first request, as part of a path.
+fn status_of(pod: &PodHandle) -> String {
+    format!("{}/status", request_name(&pod.name, &pod.uid, 0))
+}
+
+#[tokio::test]
+async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let namespace = cluster.namespace("lagging-cache").await;
+    // All lists are from before the pods and their requests, and watches bring nothing.
+    let lag = |call: &Call| match call {
+        call if call.is_watch() => Fault::Before(Break::Silence),
+        call if call.path.contains("limit=") => Fault::Stale,
+        _ => Fault::None,
+    };
+    proxied.api.follow(lag);
+    proxied.start(cluster).await;
+    cluster.until_healthy("this replica leads").await;
+    proxied.api.follow(|_| Fault::None);
+    let alive = cluster.deliver(&PodSpec::new(&namespace, "alive", "shop-read", "1h")).await;
+    let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    cluster.system.kill_operator();
+    cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
+    let waiting = cluster.pod(&PodSpec::new(&namespace, "waiting", "shop-read", "1h")).await;
+    let init = cluster.init(&waiting).await;
+
+    proxied.api.follow(lag);
+    proxied.start(cluster).await;
+    cluster.until_healthy("0 without a request revoked").await;
+    assert!(cluster.accepts(&alive.token).await, "I7");
+    // The cache catches up; the watches that were silent are reset.
+    proxied.api.follow(|_| Fault::None);
+    cluster.ended_well(&waiting, &init).await;
+    cluster.until_phase(&gone.pod, Phase::Revoked).await;
+    assert!(cluster.accepts(&alive.token).await, "I7");
+}
