@@ -28,7 +28,7 @@ fn the_definitions_in_crds_are_those_of_the_code() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_in_words() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let pod = pod(cluster, "invalid").await;
     for (change, words) in [
         (json!({ "spec": { "podUID": "X" } }), "podUID must be the pod's metadata.uid: a UUID in lower case"),
@@ -58,7 +58,7 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
 
 #[tokio::test]
 async fn kubectl_explain_reads_well() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     // The API server publishes a new resource's schema a little after it serves the resource.
     let deadline = std::time::Instant::now() + LIMIT;
     let mut text = String::new();
@@ -74,7 +74,7 @@ async fn kubectl_explain_reads_well() {
 
 #[tokio::test]
 async fn rights_are_no_wider_than_they_need_to_be() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let pod = pod(cluster, "rights").await;
     let plane = cluster.plane();
     let token = plane.service_account_token(&pod.namespace, "default", &[], None, 600).await.expect("a token");

@@ -9,7 +9,7 @@ use vault_token_operator::api::{FINALIZER, Phase};
 
 #[tokio::test]
 async fn a_pod_gets_the_token_that_its_annotations_ask_for() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("delivery").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", " shop-read , shop-db", "1h30m")).await;
     let Delivered { pod, token, request } = &delivered;
@@ -67,7 +67,7 @@ async fn a_pod_gets_the_token_that_its_annotations_ask_for() {
 
 #[tokio::test]
 async fn the_record_reads_well() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("record").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let table = cluster.kubectl(&["get", "vtr", "-n", &namespace]).await;
@@ -99,7 +99,7 @@ async fn the_record_reads_well() {
 
 #[tokio::test]
 async fn a_restarted_init_container_finds_its_token_and_ends_at_once() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("restart").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let again = cluster.init(&delivered.pod).await;
@@ -111,7 +111,7 @@ async fn a_restarted_init_container_finds_its_token_and_ends_at_once() {
 
 #[tokio::test]
 async fn i6_a_token_file_that_no_request_records_is_removed_and_a_new_token_asked_for() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("foreign-file").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let volume = &delivered.pod.volume;
@@ -132,7 +132,7 @@ async fn i6_a_token_file_that_no_request_records_is_removed_and_a_new_token_aske
 
 #[tokio::test]
 async fn pods_with_ipv6_addresses_are_served() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("ipv6").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let [port] = testbed::port::free().expect("a port");
@@ -152,7 +152,7 @@ async fn pods_with_ipv6_addresses_are_served() {
 
 #[tokio::test]
 async fn many_pods_at_once_each_get_their_own() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("many").await;
     let specs: Vec<PodSpec> =
         (0..20).map(|n| PodSpec::new(&namespace, &format!("web-{n}"), "shop-read", "1h")).collect();

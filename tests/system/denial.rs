@@ -17,7 +17,7 @@ fn annotated(namespace: &str, name: &str, annotations: &[(&str, &str)]) -> PodSp
 
 #[tokio::test]
 async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("denied").await;
     let (policies, ttl) = ("vaultproject.io/policies", "vaultproject.io/ttl");
     let many = (0..10_000).map(|n| format!("p{n}")).collect::<Vec<_>>().join(",");
@@ -68,7 +68,7 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
 
 #[tokio::test]
 async fn pods_that_are_not_to_be_served_are_told_why() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("not-served").await;
     let spec = |name: &str, patch: Value| PodSpec { patch, ..PodSpec::new(&namespace, name, "shop-read", "1h") };
     let initializing = async |spec: PodSpec| {
@@ -138,7 +138,7 @@ async fn i5_an_address_that_no_pod_can_have_gets_nothing() {
 
 #[tokio::test]
 async fn a_service_account_without_the_role_is_told_which_role_it_lacks() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     cluster.plane().create_namespace("no-role").await.expect("a namespace");
     let pod = cluster.pod(&PodSpec::new("no-role", "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;

@@ -21,7 +21,7 @@ async fn revoked(cluster: &Cluster, delivered: &Delivered, reason: &str) {
 
 #[tokio::test]
 async fn i3_deleting_the_pod_kills_its_token_within_a_second() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("pod-deleted").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     cluster.kubelet.terminate(cluster.plane(), &delivered.pod).await.expect("terminating");
@@ -36,7 +36,7 @@ async fn i3_deleting_the_pod_kills_its_token_within_a_second() {
 
 #[tokio::test]
 async fn i3_a_pod_that_finishes_loses_its_token() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("pod-finished").await;
     for (name, phase) in [("job", "Succeeded"), ("crash", "Failed")] {
         let delivered = cluster.deliver(&PodSpec::new(&namespace, name, "shop-read", "24h")).await;
@@ -47,7 +47,7 @@ async fn i3_a_pod_that_finishes_loses_its_token() {
 
 #[tokio::test]
 async fn i3_a_pod_of_the_same_name_inherits_nothing() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("same-name").await;
     let spec = PodSpec::new(&namespace, "web-0", "shop-read", "24h");
     let first = cluster.deliver(&spec).await;
@@ -59,7 +59,7 @@ async fn i3_a_pod_of_the_same_name_inherits_nothing() {
 
 #[tokio::test]
 async fn i8_a_deleted_request_goes_only_when_its_token_is_dead() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("request-deleted").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let requests = cluster.requests(&namespace);

@@ -8,7 +8,7 @@ use vault_token_operator::api::{Phase, VaultTokenRequest};
 
 #[tokio::test]
 async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("renewed").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
     let first = delivered.status().expires_at.clone().expect("an expiry").0;
@@ -27,7 +27,7 @@ async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {
 
 #[tokio::test]
 async fn i3_a_token_cannot_renew_itself() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("no-self-renewal").await;
     let spec = PodSpec::new(&namespace, "web", "shop-read,shop-db", "1h");
     let delivered = cluster.deliver(&spec).await;
@@ -41,7 +41,7 @@ async fn i3_a_token_cannot_renew_itself() {
 
 #[tokio::test]
 async fn a_token_that_is_dead_under_a_living_pod_is_told() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("expired").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
     let accessor = serde_json::json!({ "accessor": delivered.accessor() });
@@ -55,7 +55,7 @@ async fn a_token_that_is_dead_under_a_living_pod_is_told() {
 
 #[tokio::test]
 async fn rule_7_a_pod_whose_init_container_runs_again_keeps_its_newest_token_only() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("superseded").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;

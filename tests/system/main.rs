@@ -1,7 +1,7 @@
 //! The whole system on real components: a real kube-apiserver and etcd, a real Vault (OpenBao, or HashiCorp Vault with
 //! `TESTBED_VAULT=vault`), the operator and init containers as processes, with the rights that `config/` gives them.
 //!
-//! All tests share one control plane; it ends with this process.
+//! All tests share three control planes, each with a Vault and an operator; they end with this process.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]

@@ -55,7 +55,7 @@ async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
 
 #[tokio::test]
 async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let (pod, init) = waiting(cluster, "wrong-push").await;
     let uid = cluster.request(&pod, 0).await.expect("a request").metadata.uid.expect("a UID");
     let forged = wrapped(cluster, "auth/token/create", "default").await;
@@ -148,7 +148,7 @@ async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() 
 
 #[tokio::test]
 async fn slow_and_idle_peers_do_not_keep_the_operator_out() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let (pod, init) = waiting(cluster, "slow-push").await;
     let peer = SocketAddr::new(pod.address, INIT_PORT);
     // One takes every place that it gets, again and again; others take the rest once, and hold it while they can.

@@ -1,5 +1,6 @@
 //! What the tests share: the running system, and words for what they do with it.
 
+use futures::future::select_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -15,13 +16,13 @@ use testbed::control_plane::ControlPlane;
 use testbed::kubelet::{Init, Kubelet, PodHandle, PodSpec};
 use testbed::system::System;
 use testbed::vault::VaultServer;
-use tokio::sync::{Mutex, OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use vault_token_operator::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus, request_name};
 
 /// How long anything may take that should take milliseconds, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// The running system.
+/// A running system.
 pub struct Cluster {
     pub system: System,
     pub kubelet: Kubelet,
@@ -30,37 +31,50 @@ pub struct Cluster {
     starting: Mutex<()>,
 }
 
-/// Held by tests that want the operator as it usually is (read), or want to do something to it or to Vault (write).
-static OPERATOR: RwLock<()> = RwLock::const_new(());
-
-/// The system with the operator running as usual. Tests that hold this run side by side.
-pub async fn shared() -> (&'static Cluster, RwLockReadGuard<'static, ()>) {
-    let guard = OPERATOR.read().await;
-    let cluster = cluster().await;
-    cluster.make_usual().await;
-    (cluster, guard)
+/// A place for a system, which the first test that comes to it starts.
+struct Place {
+    cluster: OnceCell<Cluster>,
+    taken: Mutex<()>,
 }
 
-/// The system for a test that is alone with it. The operator runs as usual; whatever becomes of it is mended before
-/// the next test has it.
-pub async fn alone() -> (&'static Cluster, RwLockWriteGuard<'static, ()>) {
-    let guard = OPERATOR.write().await;
-    let cluster = cluster().await;
+/// The first system is for tests that want the operator as it usually is, and run side by side. Those that do something to the
+/// operator, to Vault or to the API server have one of the others, one at a time.
+static PLACES: [Place; 3] = [const { Place { cluster: OnceCell::const_new(), taken: Mutex::const_new(()) } }; 3];
+
+/// The system with the operator running as usual. Tests that have it run side by side.
+pub async fn shared() -> &'static Cluster {
+    let cluster = PLACES[0].cluster().await;
+    cluster.make_usual().await;
+    cluster
+}
+
+/// A system for a test that is alone with it. The operator runs as usual; whatever becomes of it is mended before the next test
+/// has it.
+pub async fn alone() -> (&'static Cluster, MutexGuard<'static, ()>) {
+    let waiting = PLACES[1..].iter().map(|place| Box::pin(async move { (place, place.taken.lock().await) }));
+    let ((place, guard), ..) = select_all(waiting).await;
+    let cluster = place.cluster().await;
     cluster.make_usual().await;
     cluster.usual.store(false, Ordering::Release);
     (cluster, guard)
 }
 
-async fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
-    let start = || async {
-        let testbed = Testbed::start().await.expect("the testbed starts");
-        let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
-        let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
-        let system = System::install(testbed, binary).await.expect("the product is installed");
-        Cluster { system, kubelet, usual: AtomicBool::new(false), starting: Mutex::new(()) }
-    };
-    CLUSTER.get_or_init(start).await
+/// The systems that tests have had so far.
+pub fn started() -> impl Iterator<Item = &'static Cluster> {
+    PLACES.iter().filter_map(|place| place.cluster.get())
+}
+
+impl Place {
+    async fn cluster(&self) -> &Cluster {
+        let start = || async {
+            let testbed = Testbed::start().await.expect("the testbed starts");
+            let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
+            let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
+            let system = System::install(testbed, binary).await.expect("the product is installed");
+            Cluster { system, kubelet, usual: AtomicBool::new(false), starting: Mutex::default() }
+        };
+        self.cluster.get_or_init(start).await
+    }
 }
 
 /// A pod whose init container has delivered its token.

@@ -11,7 +11,7 @@ fn waits_for(reason: &'static str) -> impl Fn(&VaultTokenRequest) -> bool {
 
 #[tokio::test]
 async fn a_request_waits_for_the_kubelet_to_report_the_container_and_the_address() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("waiting").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &pod, &[]).await.expect("init starts");
@@ -29,7 +29,7 @@ async fn a_request_waits_for_the_kubelet_to_report_the_container_and_the_address
 
 #[tokio::test]
 async fn init_gives_up_when_its_time_is_over_and_says_what_it_waited_for() {
-    let (cluster, _guard) = shared().await;
+    let cluster = shared().await;
     let namespace = cluster.namespace("timeout").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let settings = [("VTO_TIMEOUT", "1s")];

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -32,12 +33,15 @@ pub const INIT_PORT: u16 = 8245;
 /// The node that pods say they are on.
 const NODE: &str = "testbed-node";
 
+/// Where this process looks for the next free address; runs on one machine begin apart, so that they seldom meet. The upper half
+/// of the loopback addresses is for what stands behind a proxy at the same address in the lower half.
+static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new((std::process::id() % 100 + 16) << 16));
+
 /// Runs pods.
 #[derive(Debug)]
 pub struct Kubelet {
     folder: PathBuf,
     binary: PathBuf,
-    next: AtomicU32,
 }
 
 /// A pod as it is to be.
@@ -98,10 +102,7 @@ impl Kubelet {
     /// Runs init containers from this binary.
     pub fn new(run: &Run, binary: &Path) -> Result<Self, Error> {
         let folder = run.folder("pods")?;
-        // Where runs on one machine begin to look for free addresses, so that they seldom meet. The upper half of the loopback
-        // addresses is for what stands behind a proxy at the same address in the lower half.
-        let start = (std::process::id() % 100 + 16) << 16;
-        Ok(Self { folder, binary: binary.to_owned(), next: AtomicU32::new(start) })
+        Ok(Self { folder, binary: binary.to_owned() })
     }
 
     /// Makes a pod that nothing has been done about yet.
@@ -158,7 +159,7 @@ impl Kubelet {
             service_account: account.ok_or(missing("serviceAccountName"))?,
             init_container: init.name.clone(),
             init_environment: init_environment(init),
-            address: self.free_address()?,
+            address: Self::free_address()?,
             volume,
         })
     }
@@ -271,9 +272,9 @@ impl Kubelet {
     }
 
     /// A loopback address on which nobody listens at the port of init containers.
-    fn free_address(&self) -> Result<IpAddr, Error> {
+    fn free_address() -> Result<IpAddr, Error> {
         for _ in 0..1000 {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let [_, b, c, d] = number.to_be_bytes();
             let address = IpAddr::V4(Ipv4Addr::new(127, b, c, d));
             // The first and the last of each 256 look like a network's own.
