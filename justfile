@@ -39,6 +39,10 @@ simulate schedules="1000000":
 bugs:
     tests/simulation/bugs/run
 
-# Kills the operator a thousand times at named points (about an hour); --short is what CI does.
+# Kills the operator a thousand times at named points (about half an hour); --short is what CI does.
 crash *arguments:
     cargo testbed crash {{ arguments }}
+
+# Lets a thousand pods come and go while calls break and servers are killed (about a quarter of an hour); --short is what CI does.
+churn *arguments:
+    cargo testbed churn {{ arguments }}
