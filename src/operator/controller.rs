@@ -1,5 +1,6 @@
 //! The loop: watches, the queue, and how long a request waits for its next turn.
 
+use super::agenda::{Agenda, Around, Key};
 use super::execute::{Executor, Look, Next, Seen};
 use super::health::Health;
 use super::lease::Leadership;
@@ -11,7 +12,6 @@ use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::backoff::Backoff;
 use crate::domain::plan::supersedes;
-use crate::domain::token::Hand;
 use crate::text::one_line;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -21,10 +21,9 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Waits between looks at a request that cannot go on.
 pub const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(15) };
@@ -41,21 +40,6 @@ const CONCURRENCY: u16 = 2048;
 /// Wait of a request whose namespace has too many others in line.
 const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
 
-/// What is remembered of a request from one look to the next.
-#[derive(Default)]
-struct Work {
-    /// The request's UID: what is remembered of one is nothing to another of the same name.
-    uid: Option<String>,
-    hand: Hand,
-    failures: u32,
-    /// The resourceVersion that the last look left behind, and when the next look is due: the echo of one's own write is no
-    /// reason to look earlier.
-    echo: Option<(String, Instant)>,
-}
-
-/// A request's namespace and name.
-type Key = (Option<String>, String);
-
 /// What the watch shows of the requests: to be read, and to be written.
 pub type Cache = (Store<VaultTokenRequest>, Writer<VaultTokenRequest>);
 
@@ -65,50 +49,16 @@ struct Context<W> {
     live: LivePods,
     turnstile: Turnstile,
     leadership: Leadership,
-    /// Only what waits for another look has an entry.
-    work: Mutex<HashMap<Key, Work>>,
-}
-
-impl Work {
-    /// Counts this many failures in a row; gives the wait that goes with it.
-    fn again(&mut self, failures: u32) -> Duration {
-        self.failures = failures;
-        RETRY.after(failures, rand::random())
-    }
+    agenda: Agenda,
 }
 
 impl<W: World> Context<W> {
-    fn take(&self, request: &VaultTokenRequest) -> Work {
-        let found = self.work().remove(&key(request)).filter(|work| work.uid == request.uid());
-        found.unwrap_or_else(|| Work { uid: request.uid(), ..Work::default() })
-    }
-
-    fn keep(&self, request: &VaultTokenRequest, work: Work) {
-        self.work().insert(key(request), work);
-    }
-
     /// The request is gone.
     fn forget(&self, key: &Key) {
-        if let Some(mut work) = self.work().remove(key) {
-            self.executor.drop_hand(&work.uid.unwrap_or_default(), &mut work.hand);
+        if let Some((uid, mut hand)) = self.agenda.forget(key) {
+            self.executor.drop_hand(&uid, &mut hand);
         }
     }
-
-    /// Something happened around the request: the next look is due at once.
-    fn hurry(&self, request: &ObjectRef<VaultTokenRequest>) {
-        if let Some(work) = self.work().get_mut(&(request.namespace.clone(), request.name.clone())) {
-            work.echo = None;
-        }
-    }
-
-    fn work(&self) -> MutexGuard<'_, HashMap<Key, Work>> {
-        // The map stays whole whatever a panicking holder of the lock was about.
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn key(request: &VaultTokenRequest) -> Key {
-    (request.namespace(), request.name_any())
 }
 
 /// Serves requests until `stop` resolves and the looks under way have ended, or some time has passed since.
@@ -171,11 +121,12 @@ async fn serve<W: World + 'static>(
         live: live.clone(),
         turnstile: Turnstile::new(),
         leadership: leadership.clone(),
-        work: Mutex::default(),
+        agenda: Agenda::default(),
     });
     let hurried = context.clone();
     let pods = triggers(client, requests.clone(), live, health);
-    let news = futures::stream::select(pods, older).inspect(move |request| hurried.hurry(request));
+    let news = futures::stream::select(pods, older)
+        .inspect(move |request| hurried.agenda.hurry(&(request.namespace.clone(), request.name.clone())));
     Controller::for_stream(watch, requests)
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -249,37 +200,39 @@ async fn reconcile<W: World>(
 }
 
 async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -> Result<Action, cluster::Error> {
-    let mut work = context.take(&request);
-    if let Some((version, due)) = &work.echo
-        && request.resource_version().as_ref() == Some(version)
-        && let Some(rest) = due.checked_duration_since(Instant::now())
-    {
-        context.keep(&request, work);
+    let mut work = context.agenda.take(&request);
+    let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
+    let around = Around { pod_lives: context.live.contains(&request.spec.pod_uid), superseded: newer.is_some() };
+    if let Some(rest) = work.rest(request.resource_version().as_deref(), around) {
+        context.agenda.keep(&request, work);
         return Ok(Action::requeue(rest));
     }
-    let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
-    let seen = Seen {
-        request: &request,
-        pod_lives: context.live.contains(&request.spec.pod_uid),
-        superseded_by: newer.map(|other| other.name_any()),
-    };
+    let seen =
+        Seen { request: &request, pod_lives: around.pod_lives, superseded_by: newer.map(|other| other.name_any()) };
     let look = context.executor.advance(&seen, &mut work.hand).await;
-    let wait = match &look {
-        Ok(Look { next: Next::Rest, .. }) => return Ok(Action::await_change()),
-        Ok(Look { next: Next::At(time), .. }) => {
-            work.failures = 0;
-            let wait: Duration = time.duration_since(Timestamp::now()).try_into().unwrap_or_default();
-            wait.min(LONGEST_WAIT)
+    let (wait, failures) = match &look {
+        Ok(Look { next: Next::Rest, .. }) => {
+            context.agenda.rest(&request);
+            return Ok(Action::await_change());
         }
-        Ok(Look { next: Next::Retry { moved: true }, .. }) => work.again(1),
+        Ok(Look { next: Next::At(time), .. }) => {
+            let wait: Duration = time.duration_since(Timestamp::now()).try_into().unwrap_or_default();
+            (wait.min(LONGEST_WAIT), 0)
+        }
+        Ok(Look { next: Next::Retry { moved: true }, .. }) => again(1),
         // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
-        Err(error) if error.status() == Some(409) => work.again(1),
-        Ok(Look { next: Next::Retry { moved: false }, .. }) | Err(_) => work.again(work.failures + 1),
+        Err(error) if error.status() == Some(409) => again(1),
+        Ok(Look { next: Next::Retry { moved: false }, .. }) | Err(_) => again(work.failures + 1),
     };
-    work.echo =
-        look.as_ref().ok().and_then(|look| look.version.clone()).map(|version| (version, Instant::now() + wait));
-    context.keep(&request, work);
+    work.failures = failures;
+    work.looked(look.as_ref().ok().and_then(|look| look.version.clone()), around, wait);
+    context.agenda.keep(&request, work);
     look.map(|_| Action::requeue(wait))
+}
+
+/// The wait that goes with so many failures in a row, and their number.
+fn again(failures: u32) -> (Duration, u32) {
+    (RETRY.after(failures, rand::random()), failures)
 }
 
 /// The other requests of the same pod, as far as the watch shows them.
@@ -302,6 +255,6 @@ fn superseded(request: &VaultTokenRequest, requests: &Store<VaultTokenRequest>) 
 }
 
 fn retry<W: World>(request: Arc<VaultTokenRequest>, _: &cluster::Error, context: Arc<Context<W>>) -> Action {
-    let failures = context.work().get(&key(&request)).map_or(1, |work| work.failures);
+    let failures = context.agenda.failures(&request).unwrap_or(1);
     Action::requeue(RETRY.after(failures, rand::random()))
 }

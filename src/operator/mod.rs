@@ -2,6 +2,7 @@
 //!
 //! observe -> [`decide`](crate::domain::plan::decide) -> execute -> [`Draft`](crate::domain::status::Draft) -> ledger
 
+mod agenda;
 mod budget;
 mod controller;
 #[cfg(feature = "crash-points")]

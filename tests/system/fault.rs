@@ -152,6 +152,26 @@ fn status_of(pod: &PodHandle) -> String {
 }
 
 #[tokio::test]
+async fn i3_a_pod_that_is_deleted_while_its_delivery_is_still_being_written_down_loses_its_token_at_once() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    proxied.api.follow(traps.script());
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("deleted-midway").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "brief", "shop-read", "1h")).await;
+    // The API server has written Delivered, the init container has seen it, and the operator still waits for the answer.
+    traps.set(Method::PUT, &status_of(&pod), 2, Fault::Slow(Duration::from_millis(500)));
+    let init = cluster.init(&pod).await;
+    cluster.ended_well(&pod, &init).await;
+    let token = token_of(&pod);
+    cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
+    traps.assert_sprung();
+    cluster.until_phase(&pod, Phase::Revoked).await;
+    assert!(!cluster.accepts(&token).await, "I3");
+}
+
+#[tokio::test]
 async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
     let (cluster, _guard) = alone().await;
     let proxied = Proxied::new(cluster).await;
