@@ -108,12 +108,26 @@ fn renewal_due(request: &VaultTokenRequest) -> Option<Timestamp> {
     renew_at(request.status.as_ref()?, spread(uid))
 }
 
+/// What is in hand once the request was read fresh: a record that stands is confirmed, and what has served is put away. Of a token
+/// that is delivered nothing is left to be taken back.
+pub fn confirmed(hand: Hand, request: &VaultTokenRequest) -> Hand {
+    match (hand, &request.status) {
+        (Hand::Unconfirmed(wrapped) | Hand::Wrapped(wrapped), Some(status)) if belongs(&wrapped, status) => {
+            match request.phase() {
+                Phase::Issued => Hand::Wrapped(wrapped),
+                _ => Hand::Empty,
+            }
+        }
+        (hand, _) => hand,
+    }
+}
+
 /// Decides the next step.
 pub fn decide(observed: &Observed<'_>) -> Step {
     let request = observed.request;
     let status = request.status.clone().unwrap_or_default();
     if let Hand::Unconfirmed(wrapped) = observed.hand
-        && !(request.phase() == Phase::Issued && belongs(wrapped, &status))
+        && !belongs(wrapped, &status)
     {
         return Step::RevokeUnrecorded;
     }

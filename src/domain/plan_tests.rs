@@ -254,6 +254,21 @@ fn rule_3_an_unconfirmed_record_counts_only_if_it_stands() {
     for other in [in_phase(Phase::Minting, 1), in_phase(Phase::Issued, 2), deleted(in_phase(Phase::Minting, 1))] {
         assert_eq!(decided(&other, Some(&alive), &unconfirmed(1), Some("sealed")), Step::RevokeUnrecorded);
     }
+    assert!(matches!(confirmed(unconfirmed(1), &stands), Hand::Wrapped(_)));
+    assert!(matches!(confirmed(unconfirmed(1), &in_phase(Phase::Minting, 1)), Hand::Unconfirmed(_)));
+}
+
+#[test]
+fn i7_a_token_that_was_delivered_without_an_answer_to_its_record_is_not_taken_back() {
+    let hand = || {
+        let Hand::Wrapped(wrapped) = wrapped(1, NOW + 60) else { unreachable!() };
+        Hand::Unconfirmed(wrapped)
+    };
+    for request in [delivered(), in_phase(Phase::Revoking, 1), deleted(delivered())] {
+        let step = decided(&request, Some(&living(json!({}))), &hand(), None);
+        assert_ne!(step, Step::RevokeUnrecorded, "{:?}", request.phase());
+        assert!(matches!(confirmed(hand(), &request), Hand::Empty), "the wrapping token has served");
+    }
 }
 
 #[test]

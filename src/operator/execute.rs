@@ -4,7 +4,7 @@ use super::world::World;
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, decide, surely_expired, wants_pod};
+use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
 use crate::text::one_line;
@@ -102,6 +102,7 @@ impl<W: World> Executor<W> {
             self.drop_hand(&seen.request.uid().unwrap_or_default(), hand);
             return Ok(Look { next: Next::Rest, version: None });
         };
+        *hand = confirmed(std::mem::take(hand), &request);
         let mut moved = false;
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());

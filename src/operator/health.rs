@@ -1,10 +1,12 @@
-//! `/healthz` and `/readyz`. Ready means that the watches stand: Vault being away does not make the operator unready,
+//! `/healthz`, `/readyz` and `/metrics`. Ready means that the watches stand: Vault being away does not make the operator unready,
 //! since restarting it would not help; the answer says so in words.
 
 use super::lease::Leadership;
+use super::metrics::{CONTENT_TYPE, Metrics};
 use crate::http::{Limits, serve as serve_http};
 use crate::vault::Session;
 use bytes::Bytes;
+use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use std::net::SocketAddr;
@@ -22,13 +24,14 @@ pub struct Health {
     vault: Session,
     sweep: Arc<Mutex<String>>,
     leadership: Leadership,
+    metrics: Metrics,
 }
 
 impl Health {
     /// Not ready yet.
-    pub fn new(vault: Session, leadership: Leadership) -> Self {
+    pub fn new(vault: Session, leadership: Leadership, metrics: Metrics) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
-        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep, leadership }
+        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep, leadership, metrics }
     }
 
     /// The requests were listed and are watched.
@@ -72,7 +75,19 @@ impl Health {
         }
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, String) {
+    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+        if path == "/metrics" {
+            let mut response = Response::new(Full::new(Bytes::from(self.metrics.text(self.leadership.leads()))));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+            return response;
+        }
+        let (status, text) = self.words(path);
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        response
+    }
+
+    fn words(&self, path: &str) -> (StatusCode, String) {
         let vault = match self.vault.token() {
             Ok(_) => "logged in".to_owned(),
             Err(error) => error.to_string(),
@@ -83,7 +98,7 @@ impl Health {
         match (path, self.missing()) {
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),
-            _ => (StatusCode::NOT_FOUND, "there are /healthz and /readyz\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".to_owned()),
         }
     }
 }
@@ -102,11 +117,5 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 pub async fn serve(listener: TcpListener, health: Health) {
     let second = Duration::from_secs(1);
     let limits = Limits { connections: 16, per_peer: 8, receive: second, exchange: 5 * second, body: 1024 };
-    serve_http(listener, limits, move |request| {
-        let (status, text) = health.answer(request.uri().path());
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        std::future::ready(response)
-    })
-    .await;
+    serve_http(listener, limits, move |request| std::future::ready(health.answer(request.uri().path()))).await;
 }

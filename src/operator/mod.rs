@@ -12,6 +12,7 @@ mod health;
 mod herald;
 mod lease;
 mod ledger;
+mod metrics;
 mod observe;
 mod patience;
 mod pods;
@@ -36,6 +37,7 @@ use herald::Herald;
 use kube::runtime::reflector;
 use lease::Candidate;
 use ledger::Ledger;
+use metrics::Metrics;
 use observe::Pods;
 use push::Pusher;
 use reaper::Reaper;
@@ -75,13 +77,15 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let (requests, writer) = reflector::store();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
-    let health = Health::new(session, leadership.clone());
+    let metrics = Metrics::new();
+    let health = Health::new(session, leadership.clone(), metrics.clone());
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,
         requests: requests.clone(),
         herald,
         health: health.clone(),
+        metrics,
         leadership: leadership.clone(),
         wanted: sweeps,
         interval: settings.sweep_interval,

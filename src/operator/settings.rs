@@ -72,7 +72,7 @@ pub struct Arguments {
     #[arg(long, env = "VTO_IDENTITY", value_name = "NAME")]
     identity: String,
 
-    /// Where /healthz and /readyz are served
+    /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "VTO_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8080")]
     health_address: SocketAddr,
 

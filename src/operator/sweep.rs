@@ -38,9 +38,11 @@ pub struct Report {
     pub listed: usize,
     /// How many of them were looked at.
     pub examined: usize,
-    /// Orphans that were revoked.
+    /// Tokens that no request records.
+    pub orphans: usize,
+    /// Those of them that were revoked.
     pub revoked: Vec<Claim>,
-    /// Tokens that no request records and that are kept, each with what a person can do about it.
+    /// Those that are kept, each with what a person can do about it.
     pub kept: Vec<(Claim, String)>,
     /// Whether some of them are kept only until a second look.
     pub second_look: bool,
@@ -105,6 +107,7 @@ impl Sweeper {
         if let (0, Some(error)) = (read, forbidden) {
             return Err(error.into());
         }
+        report.orphans = orphans.len();
         if orphans.len() > self.limit {
             report.stopped = Some(format!(
                 "{} tokens have no request, more than can be left by accident ({}): were the requests restored from a \

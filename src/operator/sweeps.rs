@@ -3,6 +3,7 @@
 use super::health::Health;
 use super::herald::Herald;
 use super::lease::Leadership;
+use super::metrics::{Metrics, SweepResult};
 use super::sweep::{Error, Report, SECOND_LOOK, Sweeper};
 use super::world::World;
 use crate::api::{Reason, VaultTokenRequest};
@@ -30,6 +31,8 @@ pub struct Sweeps<W> {
     pub herald: Herald,
     /// Where the outcome is shown.
     pub health: Health,
+    /// Where it is counted.
+    pub metrics: Metrics,
     /// Whether this replica sweeps.
     pub leadership: Leadership,
     /// Wakes it.
@@ -40,7 +43,7 @@ pub struct Sweeps<W> {
 
 /// Sweeps for as long as it is polled and this replica leads: soon after it came to, whenever `wanted`, and every `interval`.
 pub async fn run(sweeps: Sweeps<impl World>) {
-    let Sweeps { world, mut sweeper, requests, herald, health, mut leadership, wanted, interval } = sweeps;
+    let Sweeps { world, mut sweeper, requests, herald, health, metrics, mut leadership, wanted, interval } = sweeps;
     health.requests_listed().await;
     loop {
         let term = leadership.elected(0).await;
@@ -50,13 +53,17 @@ pub async fn run(sweeps: Sweeps<impl World>) {
         let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
             Ok(report) => {
+                let result = if report.stopped.is_some() { SweepResult::Stopped } else { SweepResult::Complete };
+                let revoked = report.revoked.len();
+                metrics.swept(result, revoked, report.orphans - revoked);
                 tell(&report, &herald, &health);
                 if report.second_look {
                     rest = rest.min(SECOND_LOOK.unsigned_abs());
                 }
             }
             Err(error) => {
-                let message = complaint(&error);
+                let (result, message) = complaint(&error);
+                metrics.swept(result, 0, 0);
                 // Once, until something else is wrong.
                 if health.sweep(message.clone()) {
                     tracing::warn!("{message}");
@@ -102,12 +109,15 @@ fn tell(report: &Report, herald: &Herald, health: &Health) {
     health.sweep(format!("{listed} tokens in Vault, {revoked} without a request revoked, {kept} kept{stopped}"));
 }
 
-fn complaint(error: &Error) -> String {
+fn complaint(error: &Error) -> (SweepResult, String) {
     match error {
-        Error::Vault(error) if error.is_forbidden() || error.is_refusal() => format!(
-            "tokens that a crash leaves without a request live until their ttl ends, since the operator may not list \
-             tokens ({error}); config/vault/ says how to allow it"
-        ),
-        error => format!("the sweep broke off, and is repeated: {error}"),
+        Error::Vault(error) if error.is_forbidden() || error.is_refusal() => {
+            let message = format!(
+                "tokens that a crash leaves without a request live until their ttl ends, since the operator may not list \
+                 tokens ({error}); config/vault/ says how to allow it"
+            );
+            (SweepResult::Forbidden, message)
+        }
+        error => (SweepResult::Failed, format!("the sweep broke off, and is repeated: {error}")),
     }
 }

@@ -27,6 +27,8 @@ pub enum Action {
     Look { operator: u8, request: u8 },
     /// An operator's calls go on, one after another, and each of them well.
     Go { operator: u8, task: u8, calls: u8 },
+    /// An operator looks at a request as it is now, and some of its calls go otherwise: a bit for each.
+    Turn { operator: u8, request: u8, bits: u16, fate: Fate },
     /// An operator's next call goes otherwise.
     Fail { operator: u8, task: u8, fate: Fate },
     /// An operator's watch of requests catches up.
@@ -241,6 +243,23 @@ impl Machine {
                         if operator.tasks.len() < count {
                             break;
                         }
+                    }
+                }
+            }
+            Action::Turn { operator, request, bits, fate } => {
+                let operator = self.operator(operator);
+                operator.watch();
+                operator.watch_pods();
+                let count = operator.requests.len();
+                let Some(name) = operator.requests.keys().nth(usize::from(request) % count.max(1)).cloned() else {
+                    return Ok(());
+                };
+                // A new look is the last of the tasks; one that is over, or was there already, is not among them.
+                let number = operator.tasks.len();
+                operator.begin_look(&name);
+                for call in 0..u16::BITS {
+                    if operator.tasks.len() > number {
+                        operator.poll(number, if bits >> call & 1 == 1 { fate } else { Fate::Fine });
                     }
                 }
             }

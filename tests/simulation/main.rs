@@ -24,6 +24,11 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![Just(Fate::Lost), Just(Fate::Late), Just(Fate::Refused)]
 }
 
+/// Sixteen bits, of which about four are set.
+fn one_in_four() -> impl Strategy<Value = u16> {
+    (any::<u16>(), any::<u16>()).prop_map(|(some, others)| some & others)
+}
+
 /// Steps that get the work done, and as many that get in its way as `faults` says (in hundredths).
 fn action(faults: u32) -> impl Strategy<Value = Action> {
     let (operator, few) = (0..2_u8, 0..4_u8);
@@ -68,6 +73,24 @@ fn late_life() -> impl Strategy<Value = Action> {
         1 => few.prop_map(|pod| Action::ReplacePod { pod }),
         1 => operator.prop_map(|operator| Action::Crash { operator }),
         2 => any::<bool>().prop_map(|away| Action::Vault { away }),
+    ]
+}
+
+/// Looks at what is there now, and calls of which one in four breaks: bad luck upon bad luck.
+fn storm() -> impl Strategy<Value = Action> {
+    let (operator, few) = (0..2_u8, 0..3_u8);
+    prop_oneof![
+        8 => (operator.clone(), few.clone(), one_in_four(), prop_oneof![3 => Just(Fate::Lost), 2 => fate()])
+            .prop_map(|(operator, request, bits, fate)| Action::Turn { operator, request, bits, fate }),
+        3 => few.clone().prop_map(|pod| Action::StartInit { pod }),
+        4 => few.clone().prop_map(|pod| Action::LookInit { pod }),
+        1 => few.clone().prop_map(|pod| Action::CrashInit { pod }),
+        1 => few.clone().prop_map(|pod| Action::ReplacePod { pod }),
+        1 => few.clone().prop_map(|message| Action::Land { message }),
+        1 => few.prop_map(|request| Action::DeleteRequest { request }),
+        2 => operator.clone().prop_map(|operator| Action::Reap { operator, fate: Fate::Fine }),
+        1 => operator.prop_map(|operator| Action::Crash { operator }),
+        2 => prop_oneof![4 => 1..5_u16, 2 => 30..120_u16, 1 => 200..900_u16].prop_map(|seconds| Action::Wait { seconds }),
     ]
 }
 
@@ -140,6 +163,11 @@ fn two_pods_with_many_faults() {
 #[test]
 fn tokens_that_are_delivered_already() {
     simulate(1, 40, late_life(), Machine::settle);
+}
+
+#[test]
+fn a_storm() {
+    simulate(1, 40, storm(), |_| Ok(()));
 }
 
 #[test]

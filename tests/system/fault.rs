@@ -172,6 +172,30 @@ async fn i3_a_pod_that_is_deleted_while_its_delivery_is_still_being_written_down
 }
 
 #[tokio::test]
+async fn i7_a_token_whose_record_and_delivery_were_not_answered_is_not_taken_back() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    proxied.api.follow(traps.script());
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("unanswered").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    traps.set(Method::PUT, &status_of(&pod), 1, Fault::After(Break::Reset));
+    traps.set(Method::PUT, &status_of(&pod), 0, Fault::After(Break::Reset));
+    let init = cluster.init(&pod).await;
+    cluster.ended_well(&pod, &init).await;
+    traps.assert_sprung();
+    cluster.kubelet.report_running(cluster.plane(), &pod).await.expect("a status");
+    // The operator looks at the request once more, and finds it delivered.
+    cluster.until_decided(&pod, "Delivered").await;
+    assert!(cluster.accepts(&token_of(&pod)).await, "I7");
+    cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
+    let request = cluster.until_phase(&pod, Phase::Revoked).await;
+    let lines = cluster.audit_lines("request_uid", request.metadata.uid.as_deref().expect("a UID"));
+    assert!(lines.iter().all(|line| line["step"] != "UnrecordedRevoked"), "I7: {lines:#?}");
+}
+
+#[tokio::test]
 async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
     let (cluster, _guard) = alone().await;
     let proxied = Proxied::new(cluster).await;

@@ -170,10 +170,27 @@ impl Cluster {
 
     /// The audit lines of all operators so far that have this value.
     pub fn audit_lines(&self, key: &str, value: &str) -> Vec<Value> {
+        self.log_lines(|line| line["target"] == "audit" && line[key] == value)
+    }
+
+    /// Waits until the operator has decided what to do about the pod's first request in this phase.
+    pub async fn until_decided(&self, pod: &PodHandle, phase: &str) {
+        let name = request_name(&pod.name, &pod.uid, 0);
+        let decided =
+            |line: &Value| line["message"] == "decided" && line["request"] == name.as_str() && line["phase"] == phase;
+        let deadline = Instant::now() + LIMIT;
+        while self.log_lines(decided).is_empty() {
+            assert!(Instant::now() < deadline, "nothing was decided about {name} in the phase {phase}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Such lines of the logs of all operators so far.
+    fn log_lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let logs = self.system.operator_logs();
         let log: String = logs.iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["target"] == "audit" && line[key] == value).collect()
+        lines.filter(wanted).collect()
     }
 
     pub fn init_log(&self, pod: &PodHandle) -> String {
@@ -244,6 +261,15 @@ impl Cluster {
             }
             assert!(Instant::now() < deadline, "its health does not say {what:?}: {text}\n{}", self.operator_said());
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The operator's metrics have these lines, without the prefix of their names.
+    pub async fn assert_counted(&self, lines: &[&str]) {
+        let text = self.system.operator_metrics().await.expect("an answer").expect("an operator");
+        for line in lines {
+            let line = format!("vault_token_operator_{line}");
+            assert!(text.lines().any(|said| said == line), "{line:?} is not in\n{text}");
         }
     }
 

@@ -172,8 +172,18 @@ impl System {
 
     /// What the operator says of its health whose endpoint is at this address.
     pub async fn health_of(address: &str) -> Result<String, Error> {
-        let failed = |source| Error::Http { what: "could not ask the operator for its health".into(), source };
-        let answer = plain_client()?.get(format!("http://{address}/readyz")).send().await.map_err(failed)?;
+        Self::ask(address, "readyz").await
+    }
+
+    /// What the running operator has counted, if one runs.
+    pub async fn operator_metrics(&self) -> Result<Option<String>, Error> {
+        let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
+        Self::ask(&health, "metrics").await.map(Some)
+    }
+
+    async fn ask(address: &str, path: &str) -> Result<String, Error> {
+        let failed = |source| Error::Http { what: format!("could not ask the operator for its {path}"), source };
+        let answer = plain_client()?.get(format!("http://{address}/{path}")).send().await.map_err(failed)?;
         answer.text().await.map_err(failed)
     }
 
