@@ -82,7 +82,8 @@ pub async fn run(short: bool) -> Result<(), Error> {
         load.waited().as_secs_f64()
     ));
     report::output(&format!(
-        "the operator's memory: {memory} MiB after a fifth of the pods, {} MiB at the end",
+        "the operator's memory after each fifth of the pods, in MiB: {}, {}",
+        memory.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         resident(&load)?
     ));
     report::output(&format!("lost {lost}, tokens of running pods that died {dead}, orphans {}", outcome.orphans));
@@ -97,27 +98,31 @@ pub async fn run(short: bool) -> Result<(), Error> {
     }
 }
 
-/// Takes servers away in the midst of it. Gives the operator's memory after a fifth of the pods, in MiB.
-async fn disturb(load: Arc<Load>, pods: usize) -> Result<u64, Error> {
-    load.until_served(pods / 5).await;
-    let memory = resident(&load)?;
-    load.until_served(pods / 3).await;
-    {
-        report::line("Vault is killed, and started again");
-        let _still = load.without_servers().await;
-        let vault = load.system.testbed().vault();
-        vault.kill();
-        tokio::time::sleep(AWAY).await;
-        vault.start_again().await?;
-    }
-    load.until_served(2 * pods / 3).await;
-    {
-        report::line("etcd and the API server are killed, and started again");
-        let _still = load.without_servers().await;
-        let plane = load.system.testbed().control_plane();
-        plane.kill();
-        tokio::time::sleep(AWAY).await;
-        plane.start_again().await?;
+/// Takes servers away in the midst of it. Gives the operator's memory after each fifth of the pods but the last, in MiB.
+async fn disturb(load: Arc<Load>, pods: usize) -> Result<Vec<u64>, Error> {
+    let mut memory = Vec::new();
+    for fifth in 1..5 {
+        load.until_served(fifth * pods / 5).await;
+        memory.push(resident(&load)?);
+        match fifth {
+            2 => {
+                report::line("Vault is killed, and started again");
+                let _still = load.without_servers().await;
+                let vault = load.system.testbed().vault();
+                vault.kill();
+                tokio::time::sleep(AWAY).await;
+                vault.start_again().await?;
+            }
+            3 => {
+                report::line("etcd and the API server are killed, and started again");
+                let _still = load.without_servers().await;
+                let plane = load.system.testbed().control_plane();
+                plane.kill();
+                tokio::time::sleep(AWAY).await;
+                plane.start_again().await?;
+            }
+            _ => {}
+        }
     }
     Ok(memory)
 }
