@@ -11,6 +11,9 @@ pub const FIELD_MANAGER: &str = "vault-token-operator";
 /// No call to the API server but a watch takes longer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// No connection to the API server is silent for longer while an answer is awaited; watches end after 290 s by themselves.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Connects with the kubeconfig that KUBECONFIG names, or from inside a cluster with the pod's ServiceAccount.
 ///
 /// # Errors
@@ -21,6 +24,10 @@ pub async fn connect() -> Result<Client, String> {
     })?;
     // Its retries would repeat guarded writes that had taken effect, and hide for minutes what is wrong.
     config.default_retry = false;
+    // A list or the start of a watch that is never answered would hold its watch up for ever. Counted from the last write: a
+    // connection that was idle before has all of it.
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
     Client::try_from(config)
         .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))
 }

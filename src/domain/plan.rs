@@ -72,10 +72,9 @@ pub enum Step {
     Abandon(Why),
     /// Revoke the token of an attempt that was given up, then start over (rule 6).
     RevokeAbandoned(String),
-    /// Revoke the token because its time has come, and record that (rule 7).
+    /// Revoke the token because its time has come, and record that (rule 7); also once it is dead for want of time, if Vault
+    /// cannot be asked (rule 8).
     RevokeFinally(String, Why),
-    /// Record that the token is dead for want of time, since Vault could not be asked for so long (rule 8).
-    RevokedByTime(Why),
     /// Renew the token (rule 8).
     Renew(String),
     /// Let the request go: its token is dead, or there never was one (rule 7).
@@ -213,11 +212,7 @@ fn spaced(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
 /// A request whose status records a token.
 fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
     if let Some(end) = end(observed) {
-        return if last_expiry(status).is_some_and(|last| last <= observed.now) {
-            Step::RevokedByTime(end)
-        } else {
-            Step::RevokeFinally(accessor, end)
-        };
+        return Step::RevokeFinally(accessor, end);
     }
     if let Some(why) = contradiction(observed) {
         return Step::Wait(why);
@@ -275,6 +270,11 @@ fn last_expiry(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
     let renewed_until = tried.last_transition_time.0.checked_add(period).ok()?;
     let last = status.expires_at.as_ref().map_or(renewed_until, |expires| renewed_until.max(expires.0));
     last.checked_add(CALL_DEADLINE).ok()
+}
+
+/// Whether the token is dead by now whatever Vault would say, which cannot be asked (rule 8).
+pub fn surely_outlived(request: &VaultTokenRequest, now: Timestamp) -> bool {
+    request.status.as_ref().and_then(last_expiry).is_some_and(|last| last <= now)
 }
 
 /// Whether the token has been dead for some time by what Vault said of it last.

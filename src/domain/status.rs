@@ -65,6 +65,8 @@ impl Draft {
     pub fn renewed(mut self, expires_at: Timestamp) -> VaultTokenRequestStatus {
         self.status.renewed_at = Some(Time(self.now));
         self.status.expires_at = Some(Time(expires_at));
+        // Whatever it was to be revoked for is not so any more, and the first try says nothing of a token that was renewed since.
+        self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.set(ConditionType::Delivered, true, &held());
         self.close(Phase::Delivered, Reason::TokenDelivered)
     }

@@ -37,6 +37,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// How many looks can have begun; most of them wait at the turnstile then.
 const CONCURRENCY: u16 = 2048;
 
+/// How many requests are listed at a time, each as large as its maker wants.
+const PAGE: u32 = 100;
+
 /// Wait of a request whose namespace has too many others in line.
 const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
 
@@ -96,7 +99,8 @@ async fn serve<W: World + 'static>(
     let (sender, older) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let listed = health.clone();
-    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), watcher::Config::default())
+    let paged = watcher::Config::default().page_size(PAGE);
+    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), paged)
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
@@ -104,7 +108,7 @@ async fn serve<W: World + 'static>(
                 tracing::info!("the requests are listed and watched");
             }
         })
-        .modify(|request| request.managed_fields_mut().clear())
+        .modify(trim)
         .reflect(writer)
         .applied_objects()
         // After it is in the store: the older requests are looked at with it there.
@@ -158,6 +162,15 @@ fn elections(leadership: Leadership) -> impl Stream<Item = ()> {
         let term = leadership.elected(last).await;
         Some(((), (leadership, term)))
     })
+}
+
+/// Keeps of a request what is needed. Whoever may create requests decides how long their labels and annotations are.
+fn trim(request: &mut VaultTokenRequest) {
+    let metadata = &mut request.metadata;
+    metadata.managed_fields = None;
+    metadata.annotations = None;
+    metadata.labels = None;
+    metadata.owner_references = None;
 }
 
 /// One request that cannot be read must not keep all others waiting.
@@ -220,8 +233,6 @@ async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -
             (wait.min(LONGEST_WAIT), 0)
         }
         Ok(Look { next: Next::Retry { moved: true }, .. }) => again(1),
-        // Somebody was faster: what they wrote comes by the watch, and this look was of something older.
-        Err(error) if error.status() == Some(409) => again(1),
         Ok(Look { next: Next::Retry { moved: false }, .. }) | Err(_) => again(work.failures + 1),
     };
     work.failures = failures;

@@ -4,7 +4,7 @@ use super::world::World;
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, wants_pod};
+use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
 use crate::text::one_line;
@@ -184,16 +184,14 @@ impl<W: World> Executor<W> {
                 Ok(()) => self.write(request, self.draft(request).cleared(), Go::On).await,
                 Err(error) => self.not_revoked(request, &error).await,
             },
-            Step::RevokeFinally(accessor, why) => match self.world.revoke(&accessor).await {
-                Ok(()) => {
-                    *hand = Hand::Empty;
-                    self.write(request, self.draft(request).revoked(&why), Go::On).await
-                }
-                Err(error) => self.not_revoked(request, &error).await,
-            },
-            Step::RevokedByTime(why) => {
+            Step::RevokeFinally(accessor, why) => {
+                let ended = match self.world.revoke(&accessor).await {
+                    Ok(()) => self.draft(request).revoked(&why),
+                    Err(_) if surely_outlived(request, self.world.now()) => self.draft(request).outlived(&why),
+                    Err(error) => return self.not_revoked(request, &error).await,
+                };
                 *hand = Hand::Empty;
-                self.write(request, self.draft(request).outlived(&why), Go::On).await
+                self.write(request, ended, Go::On).await
             }
             Step::Renew(accessor) => self.renew(request, &accessor).await,
             Step::Release => self.world.release(request).await.map(|()| (request.clone(), Go::Rest)),
@@ -304,9 +302,13 @@ impl<W: World> Executor<W> {
             Ok(None) => self.write(request, self.draft(request).expired(), Go::On).await,
             // An outage concerns all requests, and is told elsewhere; a hundred thousand writes would not end it sooner.
             Err(error) if error.reason() == Reason::VaultUnavailable => Ok((request.clone(), Go::Retry)),
-            // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt, and
-            // revoking it does no harm.
-            Err(error) if error.is_refusal() && surely_expired(request, self.world.now()) => {
+            // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt unless
+            // Vault shows the token; revoking it does no harm.
+            Err(error)
+                if error.is_refusal()
+                    && surely_expired(request, self.world.now())
+                    && !matches!(self.world.look_up(accessor).await, Ok(Some(_))) =>
+            {
                 match self.world.revoke(accessor).await {
                     Ok(()) => self.write(request, self.draft(request).expired(), Go::On).await,
                     Err(error) => self.not_revoked(request, &error).await,
@@ -356,19 +358,15 @@ impl<W: World> Executor<W> {
         status: VaultTokenRequestStatus,
         go: Go,
     ) -> Result<Progress, cluster::Error> {
-        let written = self.world.write(request, status).await?;
-        self.mind_unrecorded(request, &written);
-        Ok((written, go))
-    }
-
-    /// An attempt that ended without a record may have left a token.
-    fn mind_unrecorded(&self, before: &VaultTokenRequest, after: &VaultTokenRequest) {
-        let last =
-            |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.history.last().cloned());
-        let ended = last(after).filter(|ended| last(before).as_ref() != Some(ended));
-        if ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded) {
+        let before = request.status.as_ref().and_then(|status| status.history.last());
+        let ended = status.history.last().filter(|ended| before != Some(ended));
+        let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded);
+        let written = self.world.write(request, status).await;
+        // An attempt that ended without a record may have left a token; it may have ended although no answer says so.
+        if unrecorded {
             self.world.sweep_soon();
         }
+        Ok((written?, go))
     }
 
     fn draft(&self, request: &VaultTokenRequest) -> Draft {

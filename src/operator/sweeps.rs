@@ -64,6 +64,9 @@ pub async fn run(sweeps: Sweeps<impl World>) {
             Err(error) => {
                 let (result, message) = complaint(&error);
                 metrics.swept(result, 0, 0);
+                if result == SweepResult::Failed {
+                    rest = rest.min(SECOND_LOOK.unsigned_abs());
+                }
                 // Once, until something else is wrong.
                 if health.sweep(message.clone()) {
                     tracing::warn!("{message}");

@@ -1,6 +1,6 @@
 //! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
 
-use super::error::Error;
+use super::error::{Error, WORDLESS};
 use crate::text::one_line;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use rustify::Endpoint;
@@ -221,7 +221,7 @@ fn messages(body: &[u8]) -> String {
         Ok(failure) if failure.errors.iter().any(|error| !error.trim().is_empty()) => {
             one_line(&failure.errors.join("; "))
         }
-        _ => "no further words".to_owned(),
+        _ => WORDLESS.to_owned(),
     }
 }
 

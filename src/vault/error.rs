@@ -2,6 +2,9 @@
 
 use crate::api::Reason;
 
+/// What stands for Vault's words where an answer has none: it may come from a proxy.
+pub const WORDLESS: &str = "no further words";
+
 /// A call to Vault that did not end well.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -51,8 +54,11 @@ impl Error {
     pub fn had_no_effect(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NotLoggedIn(_) | Self::Forbidden { .. } | Self::Away(_) => true,
-            // 503: sealed or standby; 429: over a quota. Vault says these before it does anything.
-            Self::Answered { status, .. } => (400..500).contains(status) || *status == 503,
+            // 503: sealed or standby; 429: over a quota. Vault says these before it does anything, and says why; a proxy says the
+            // like of an answer that it lost.
+            Self::Answered { status, messages } => {
+                messages != WORDLESS && ((400..500).contains(status) || *status == 503)
+            }
             Self::Unanswered(_) | Self::Malformed(_) | Self::Unsupported(_) => false,
         }
     }
@@ -135,6 +141,10 @@ mod tests {
         let answered = |status| Error::Answered { status, messages: String::new() };
         for error in [answered(500), answered(502), Error::Unanswered(String::new()), Error::Malformed("")] {
             assert!(!error.had_no_effect(), "{error}");
+        }
+        for status in [408, 429, 503] {
+            let error = Error::Answered { status, messages: WORDLESS.to_owned() };
+            assert!(!error.had_no_effect(), "a proxy's {status}");
         }
         for error in [answered(400), answered(429), answered(503), Error::NotLoggedIn(String::new())] {
             assert!(error.had_no_effect(), "{error}");

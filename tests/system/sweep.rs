@@ -158,6 +158,30 @@ async fn more_orphans_than_can_be_left_by_accident_are_kept_until_a_person_says_
 }
 
 #[tokio::test]
+async fn i2_orphans_whose_requests_explain_them_are_revoked_however_many_they_are() {
+    const ORPHANS: usize = 12;
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("explained").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    cluster.ask(&pod, |_| ()).await;
+    cluster.until(&pod, "status", |request| request.status.is_some()).await;
+    cluster.system.kill_operator();
+    let request = cluster.request(&pod, 0).await.expect("a request");
+    let uid = request.metadata.uid.clone().expect("a UID");
+    let began = "2026-01-01T00:00:01Z";
+    let status = json!({ "status": { "phase": "Pending", "attempts": 1, "history": [
+        { "number": 1, "startedAt": "2026-01-01T00:00:01.000000Z", "outcome": "Unrecorded", "time": began },
+    ] } });
+    let requests = cluster.requests(&namespace);
+    requests.patch_status(&name(&request), &PatchParams::default(), &Patch::Merge(&status)).await.expect("a status");
+    for _ in 0..ORPHANS {
+        token(cluster, ROLE_PATH, &meta(&pod, &uid, began)).await;
+    }
+    cluster.system.start_operator(&[("VTO_SWEEP_LIMIT", "10")]).await.expect("the operator starts");
+    cluster.until_live(&namespace, 0).await;
+}
+
+#[tokio::test]
 async fn an_operator_that_may_not_list_tokens_says_so_and_goes_on() {
     let (cluster, _guard) = alone().await;
     cluster.system.kill_operator();
