@@ -1,5 +1,6 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
+use super::slots::Slots;
 use super::world::World;
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
@@ -15,11 +16,6 @@ use kube::ResourceExt;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
-
-/// How many pushes are under way at a time: fewer than looks, so that pods that do not answer never hold up the
-/// revocation of other pods' tokens.
-const PUSHES: usize = 32;
 
 /// Takes requests forward.
 pub struct Executor<W> {
@@ -27,7 +23,7 @@ pub struct Executor<W> {
     token_role: String,
     limits: Limits,
     world: Arc<W>,
-    pushes: Semaphore,
+    slots: Slots,
 }
 
 /// What the watches show of a request and its surroundings. It may be old: nothing ends because of it but an older request
@@ -83,7 +79,7 @@ enum Go {
 impl<W: World> Executor<W> {
     /// Puts the parts together.
     pub fn new(cluster: String, token_role: String, limits: Limits, world: Arc<W>) -> Self {
-        Self { cluster, token_role, limits, world, pushes: Semaphore::new(PUSHES) }
+        Self { cluster, token_role, limits, world, slots: Slots::default() }
     }
 
     /// Sees to what is in memory for a request that is gone.
@@ -250,8 +246,9 @@ impl<W: World> Executor<W> {
         hand: &mut Hand,
         addresses: &[IpAddr],
     ) -> Result<Progress, cluster::Error> {
-        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Ok(_place)) = (&*hand, self.pushes.try_acquire())
-        else {
+        let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+        let slot = self.slots.take(namespace, &request.spec.pod_uid);
+        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(_slot)) = (&*hand, slot) else {
             return Ok((request.clone(), Go::Retry));
         };
         let minted = &wrapped.minted;

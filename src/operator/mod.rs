@@ -19,6 +19,7 @@ mod pods;
 mod push;
 mod reaper;
 mod settings;
+mod slots;
 mod sweep;
 mod sweeps;
 mod turnstile;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many requests are in work at a time.
-const PLACES: usize = 64;
+const PLACES: usize = 128;
 
 /// How many of them can be of one namespace.
 const NAMESPACE_PLACES: usize = 16;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use vault_token_operator::api::Phase;
 use vault_token_operator::wire::PUSH_PATH;
 
@@ -171,6 +171,33 @@ async fn slow_and_idle_peers_do_not_keep_the_operator_out() {
     assert!(held.len() > 64, "{} connections", held.len());
     served_after_all(cluster, &pod, &init).await;
     flood.abort();
+}
+
+#[tokio::test]
+async fn pods_that_take_the_push_and_say_nothing_hold_up_nobody_else() {
+    let (cluster, _guard) = alone().await;
+    let mut silent = Vec::new();
+    for namespace in ["silent-1", "silent-2"] {
+        let namespace = cluster.namespace(namespace).await;
+        let calm = cluster.deliver(&PodSpec::new(&namespace, "calm", "shop-read", "1h")).await;
+        for number in 0..20 {
+            let pod = cluster.pod(&PodSpec::new(&namespace, &format!("silent-{number}"), "shop-read", "1h")).await;
+            // The kernel takes the connection, and nobody ever reads from it.
+            let listener = TcpListener::bind((pod.address, INIT_PORT)).await.expect("an address");
+            cluster.ask(&pod, |_| ()).await;
+            cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+            silent.push((pod, listener));
+        }
+        // More of them are asked than a namespace has places; the end of a pod among them is seen to all the same.
+        cluster.kubelet.remove(cluster.plane(), &calm.pod).await.expect("removed");
+        cluster.until_phase(&calm.pod, Phase::Revoked).await;
+    }
+    let namespace = cluster.namespace("others").await;
+    let others = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    assert!(cluster.accepts(&others.token).await);
+    for (pod, _listener) in &silent {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
 }
 
 /// A connection from an address of its own, on which a request is begun and not ended.
