@@ -11,8 +11,12 @@ pub const FIELD_MANAGER: &str = "vault-token-operator";
 /// No call to the API server but a watch takes longer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No connection to the API server is silent for longer while an answer is awaited; watches end after 290 s by themselves.
-const READ_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a watch goes on before it is taken up again where it ended, in seconds: one whose connection is dead without a word is
+/// found out by then.
+pub const WATCH_SECONDS: u32 = 30;
+
+/// No connection to the API server is silent for longer while an answer is awaited; watches end before that by themselves.
+const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
 /// Connects with the kubeconfig that KUBECONFIG names, or from inside a cluster with the pod's ServiceAccount.
 ///

@@ -99,7 +99,7 @@ async fn serve<W: World + 'static>(
     let (sender, older) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let listed = health.clone();
-    let paged = watcher::Config::default().page_size(PAGE);
+    let paged = watcher::Config::default().page_size(PAGE).timeout(cluster::WATCH_SECONDS);
     let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), paged)
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
         .inspect_ok(move |event| {
@@ -198,7 +198,9 @@ async fn reconcile<W: World>(
     context: Arc<Context<W>>,
 ) -> Result<Action, cluster::Error> {
     if !context.leadership.leads() {
-        // Every request is looked at when this replica comes to lead.
+        // Every request is looked at when this replica comes to lead. What it had in hand as a leader is another's to clear away:
+        // an attempt without a record ends with the next one, and the sweep finds its token.
+        context.agenda.rest(&request);
         return Ok(Action::await_change());
     }
     let Some(_pass) = context.turnstile.enter(&request.namespace().unwrap_or_default()).await else {

@@ -43,7 +43,7 @@ pub fn triggers(
 ) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
-    watcher(pods, Config::default().fields(UNFINISHED))
+    watcher(pods, Config::default().fields(UNFINISHED).timeout(cluster::WATCH_SECONDS))
         .backoff(Patience::default())
         .filter_map(move |event| {
             match &event {

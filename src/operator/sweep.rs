@@ -48,6 +48,8 @@ pub struct Report {
     pub second_look: bool,
     /// Why nothing at all was revoked, if that is so.
     pub stopped: Option<String>,
+    /// What kept it from going on with the orphans that it had found, if anything did.
+    pub broken_off: Option<String>,
 }
 
 /// Why a sweep broke off.
@@ -70,7 +72,7 @@ impl Sweeper {
     /// Sweeps once. `recorded` says of an accessor that a request was seen to record it: such a token is not looked at.
     ///
     /// # Errors
-    /// What kept it from going on; whatever it has revoked by then was an orphan.
+    /// What kept it from finding any; nothing was revoked then.
     pub async fn sweep(&mut self, world: &impl World, recorded: impl Fn(&str) -> bool) -> Result<Report, Error> {
         // Vault first: a request that is read later knows of every token that was made by then.
         let listed = world.list().await?;
@@ -121,11 +123,17 @@ impl Sweeper {
         }
         self.suspects.retain(|accessor, _| orphans.iter().any(|(claim, _)| claim.accessor == *accessor));
         for (claim, judgement) in orphans {
-            if let Some(why) = self.kept(world, &claim, judgement).await? {
-                report.kept.push((claim, why));
-                continue;
+            match self.end(world, &claim, judgement).await {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    report.kept.push((claim, why));
+                    continue;
+                }
+                Err(error) => {
+                    report.broken_off = Some(error.to_string());
+                    break;
+                }
             }
-            world.revoke(&claim.accessor).await?;
             tracing::warn!(target: "audit", step = "OrphanRevoked", namespace = claim.namespace, pod = claim.pod_name,
                 pod_uid = claim.pod_uid, request = claim.request_name, request_uid = claim.request_uid,
                 attempt = claim.attempt, token_accessor = claim.accessor, "a token that no request records was revoked");
@@ -133,6 +141,15 @@ impl Sweeper {
         }
         report.second_look = report.kept.iter().any(|(claim, _)| self.suspects.contains_key(&claim.accessor));
         Ok(report)
+    }
+
+    /// Revokes a token that no request records, unless it is kept; gives why.
+    async fn end(&mut self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
+        let kept = self.kept(world, claim, judgement).await?;
+        if kept.is_none() {
+            world.revoke(&claim.accessor).await?;
+        }
+        Ok(kept)
     }
 
     /// Why a token is kept for now that no request records: its pod lives, and may well be using it (rule 10).

@@ -53,11 +53,15 @@ pub async fn run(sweeps: Sweeps<impl World>) {
         let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
             Ok(report) => {
-                let result = if report.stopped.is_some() { SweepResult::Stopped } else { SweepResult::Complete };
+                let result = match report {
+                    Report { stopped: Some(_), .. } => SweepResult::Stopped,
+                    Report { broken_off: Some(_), .. } => SweepResult::Failed,
+                    _ => SweepResult::Complete,
+                };
                 let revoked = report.revoked.len();
                 metrics.swept(result, revoked, report.orphans - revoked);
                 tell(&report, &herald, &health);
-                if report.second_look {
+                if report.second_look || result == SweepResult::Failed {
                     rest = rest.min(SECOND_LOOK.unsigned_abs());
                 }
             }
@@ -105,11 +109,17 @@ fn tell(report: &Report, herald: &Herald, health: &Health) {
     if let Some(why) = &report.stopped {
         tracing::error!("{why}");
     }
+    if let Some(error) = &report.broken_off {
+        tracing::warn!(error, "the sweep broke off, and is repeated");
+    }
     let Report { listed, examined, .. } = *report;
     let (revoked, kept) = (report.revoked.len(), report.kept.len());
     tracing::info!(listed, examined, revoked, kept, "swept Vault for tokens without a request");
     let stopped = report.stopped.as_deref().map(|why| format!("; stopped: {why}")).unwrap_or_default();
-    health.sweep(format!("{listed} tokens in Vault, {revoked} without a request revoked, {kept} kept{stopped}"));
+    let broken =
+        report.broken_off.as_deref().map(|why| format!("; broke off, and is repeated: {why}")).unwrap_or_default();
+    health
+        .sweep(format!("{listed} tokens in Vault, {revoked} without a request revoked, {kept} kept{stopped}{broken}"));
 }
 
 fn complaint(error: &Error) -> (SweepResult, String) {

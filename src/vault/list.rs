@@ -5,7 +5,6 @@ use super::connection::Connection;
 use super::error::Error;
 use super::login::Login;
 use serde::Deserialize;
-use std::collections::HashSet;
 use std::time::Duration;
 use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenSelfRequest};
 
@@ -36,28 +35,21 @@ impl TokenLister {
         Self { connection, login }
     }
 
-    /// The accessors of all live tokens of Vault (of its namespace, where it has any), but the very newest ones.
+    /// The accessors of all live tokens of Vault (of its namespace, where it has any), each old enough to be looked up.
     ///
     /// # Errors
     /// [`Error::is_forbidden`] or [`Error::is_refusal`] where the operator was not given the right: see `config/vault/`.
     pub async fn list(&self) -> Result<Vec<String>, Error> {
         let lease = self.login.log_in(&self.connection).await?;
-        let list = async || {
-            let answer = self.connection.list(&ListAccessorRequest {}, &lease.token).await?;
-            Ok::<_, Error>(answer.json::<ListAnswer>()?.data.keys)
-        };
-        let listed = async {
-            let first: HashSet<String> = list().await?.into_iter().collect();
-            tokio::time::sleep(SETTLING).await;
-            Ok(list().await?.into_iter().filter(|accessor| first.contains(accessor)).collect())
-        }
-        .await;
+        let listed = self.connection.list(&ListAccessorRequest {}, &lease.token).await;
         // A token that somebody else keeps is not ours to give back.
         if !matches!(self.login, Login::TokenFile { .. })
             && let Err(error) = self.connection.call(&RevokeTokenSelfRequest {}, Some(&lease.token), None).await
         {
             tracing::debug!(%error, "the login for the list was not given back; it ends by itself");
         }
-        listed
+        let keys = listed?.json::<ListAnswer>()?.data.keys;
+        tokio::time::sleep(SETTLING).await;
+        Ok(keys)
     }
 }

@@ -161,7 +161,12 @@ impl World for SimWorld {
     }
 
     async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
-        self.vault(|model| model.renew(accessor), |model| Some(Late::Renew(accessor.to_owned(), model.now))).await
+        let late = |model: &Model| Some(Late::Renew(accessor.to_owned(), model.now));
+        // Vault refuses what lives, too: beyond a limit of its token role, say.
+        self.vault(|model| model.renew(accessor), late).await.map_err(|error| match error {
+            Error::Unreachable { .. } => Error::Answered { status: 400, messages: "invalid request".to_owned() },
+            error => error,
+        })
     }
 
     async fn revoke(&self, accessor: &str) -> Result<(), Error> {

@@ -1,10 +1,12 @@
 //! I3: a token lives only while its pod does.
 
 use crate::support::{Cluster, Delivered, LIMIT, alone, condition, name, shared};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
-use std::time::Duration;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
+use testbed::system::CLUSTER;
 use vault_token_operator::api::{FINALIZER, Phase};
 
 async fn revoked(cluster: &Cluster, delivered: &Delivered, reason: &str) {
@@ -64,9 +66,9 @@ async fn i8_a_deleted_request_goes_only_when_its_token_is_dead() {
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
     let requests = cluster.requests(&namespace);
     requests.delete(&name(&delivered.request), &DeleteParams::default()).await.expect("deleted");
-    let deadline = std::time::Instant::now() + LIMIT;
+    let deadline = Instant::now() + LIMIT;
     while cluster.request(&delivered.pod, 0).await.is_some() {
-        assert!(std::time::Instant::now() < deadline, "the request is still there");
+        assert!(Instant::now() < deadline, "the request is still there");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!cluster.accepts(&delivered.token).await, "the request went before its token was dead");
@@ -87,6 +89,61 @@ async fn i3_a_pod_that_is_deleted_while_the_operator_is_down_loses_its_token_whe
     revoked(cluster, &gone, "PodDeleted").await;
     revoked(cluster, &finished, "PodFinished").await;
     assert!(cluster.accepts(&alive.token).await, "I7: the token of a living pod stays");
+}
+
+#[tokio::test]
+async fn i3_a_namespace_that_is_deleted_takes_its_tokens_with_it_and_goes() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("goes").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
+    let waiting = cluster.pod(&PodSpec::new(&namespace, "waiting", "shop-read", "24h")).await;
+    cluster.ask(&waiting, |_| ()).await;
+    cluster.until(&waiting, "status", |request| request.status.is_some()).await;
+    let client = cluster.plane().admin_client().expect("a client");
+    let namespaces: Api<Namespace> = Api::all(client);
+    namespaces.delete(&namespace, &DeleteParams::default()).await.expect("deleted");
+    // What the controller manager does next: it deletes all that is in the namespace, waits until it is gone, and then lets the
+    // namespace go. Nothing can be made in it any more, Events included.
+    let pods = cluster.pods(&namespace);
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default()).await.expect("deleted");
+    let requests = cluster.requests(&namespace);
+    requests.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
+    let deadline = Instant::now() + LIMIT;
+    while !requests.list(&ListParams::default()).await.expect("a list").items.is_empty() {
+        assert!(Instant::now() < deadline, "the requests keep their namespace");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!cluster.accepts(&delivered.token).await, "I3");
+    let lines = cluster.audit_lines("namespace", &namespace);
+    assert!(lines.iter().any(|line| line["step"] == "Revoked"), "the audit log outlives the namespace: {lines:#?}");
+}
+
+#[tokio::test]
+async fn an_uninstall_as_the_readme_says_revokes_everything_and_leaves_nothing_stuck() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("uninstalled").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "24h")).await;
+    let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "root", "24h")).await;
+    cluster.ask(&denied, |_| ()).await;
+    cluster.until_phase(&denied, Phase::Denied).await;
+    let waiting = cluster.pod(&PodSpec::new(&namespace, "waiting", "shop-read", "24h")).await;
+    cluster.ask(&waiting, |_| ()).await;
+    cluster.until(&waiting, "status", |request| request.status.is_some()).await;
+
+    let text = cluster.kubectl(&["delete", "vtr", "-A", "--all", "--timeout=30s"]).await;
+    assert!(!text.contains("timed out"), "{text}");
+    assert!(!cluster.accepts(&delivered.token).await);
+    assert_eq!(cluster.live_tokens_where("cluster", CLUSTER).await, 0);
+    let crds = testbed::project::root().join("crds");
+    let crds = crds.to_string_lossy();
+    let text = cluster.kubectl(&["delete", "-f", &crds, "--timeout=30s"]).await;
+    assert!(text.contains("deleted") && !text.contains("timed out"), "{text}");
+    // And back again, for an operator that never went.
+    let text = cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await;
+    assert!(text.contains("serverside-applied"), "{text}");
+    let definition = "customresourcedefinition/vaulttokenrequests.vaultproject.io";
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", definition]).await;
+    cluster.deliver(&PodSpec::new(&namespace, "again", "shop-read", "24h")).await;
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! Calls that break: before or after the server has acted, with each kind of answer. Whatever broke, a pod has exactly one live
 //! token in the end, and none when it is gone.
 
-use crate::support::{Cluster, alone, token_of};
+use crate::support::{Cluster, LIMIT, alone, token_of};
 use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::process::Process;
 use testbed::proxy::{Break, Call, Fault, Proxy};
+use testbed::system::System;
 use vault_token_operator::api::{Phase, request_name};
 
 const MINT: &str = "auth/token/create/";
@@ -43,10 +45,21 @@ impl Proxied {
 
     async fn start(&self, cluster: &Cluster) {
         cluster.system.kill_operator();
-        let kubeconfig = cluster.system.operator_kubeconfig_at(&self.api.url()).expect("a kubeconfig");
-        let (vault, kubeconfig) = (self.vault.url(), kubeconfig.to_string_lossy());
-        let settings = [("VAULT_ADDR", vault.as_str()), ("KUBECONFIG", &*kubeconfig)];
+        let settings = self.settings(cluster);
+        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
         cluster.system.start_operator(&settings).await.expect("the operator starts");
+    }
+
+    /// Starts an operator and waits for nothing; gives the address of its health endpoint.
+    fn spawn(&self, cluster: &Cluster) -> (Process, String) {
+        let settings = self.settings(cluster);
+        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+        cluster.system.spawn_operator(&settings).expect("it starts")
+    }
+
+    fn settings(&self, cluster: &Cluster) -> [(&'static str, String); 2] {
+        let kubeconfig = cluster.system.operator_kubeconfig_at(&self.api.url()).expect("a kubeconfig");
+        [("VAULT_ADDR", self.vault.url()), ("KUBECONFIG", kubeconfig.to_string_lossy().into_owned())]
     }
 }
 
@@ -108,6 +121,8 @@ async fn i1_i2_i3_whatever_call_breaks_each_pod_has_one_token_and_in_the_end_non
         rows.extend((0..3).map(|after| ("write", after, fault)));
         rows.extend([("mint", 0, fault), ("push", 0, fault)]);
     }
+    // Nobody hears of the token, nor that its attempt is over: only a sweep that follows all the same finds it in time.
+    rows.push(("mint and its end", 1, Fault::After(Break::Reset)));
     let deliver = async |(number, (call, after, fault))| {
         let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
         let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
@@ -115,6 +130,10 @@ async fn i1_i2_i3_whatever_call_breaks_each_pod_has_one_token_and_in_the_end_non
         match call {
             "write" => traps.set(Method::PUT, &status_of(&pod), after, fault),
             "mint" => traps.set(Method::POST, MINT, after, fault),
+            "mint and its end" => {
+                traps.set(Method::POST, MINT, 0, fault);
+                traps.set(Method::PUT, &status_of(&pod), after, fault);
+            }
             _ => traps.set(Method::POST, PUSH, after, fault),
         }
         let init = cluster.init_with(&pod, &[("VTO_LISTEN", &listen)]).await;
@@ -144,6 +163,28 @@ async fn i1_i2_i3_whatever_call_breaks_each_pod_has_one_token_and_in_the_end_non
     }
     traps.assert_sprung();
     cluster.until_live(&namespace, 0).await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_never_answered_is_given_up_and_made_again() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    for kind in ["/vaulttokenrequests?", "/pods?"] {
+        traps.set(Method::GET, kind, 0, Fault::Before(Break::Silence));
+    }
+    proxied.api.follow(traps.script());
+    cluster.system.kill_operator();
+    let (process, health) = proxied.spawn(cluster);
+    let (began, limit) = (Instant::now(), Duration::from_secs(90));
+    // Nobody ends the silence; a call that waited for its answer would wait for ever.
+    while !System::health_of(&health).await.is_ok_and(|text| text.starts_with("ok")) {
+        assert!(began.elapsed() < limit, "{:?}", System::health_of(&health).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    traps.assert_sprung();
+    assert!(began.elapsed() > Duration::from_secs(5), "the lists were answered at once");
+    process.stop(LIMIT).await;
 }
 
 /// The status of a pod's first request, as part of a path.

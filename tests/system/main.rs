@@ -20,3 +20,4 @@ mod secrecy;
 mod support;
 mod sweep;
 mod waiting;
+mod weight;

@@ -3,10 +3,12 @@
 use crate::support::{Cluster, alone, name};
 use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::proxy::{Break, Fault, Proxy};
 use testbed::system::CLUSTER;
 use vault_token_operator::api::Phase;
 
@@ -179,6 +181,42 @@ async fn i2_orphans_whose_requests_explain_them_are_revoked_however_many_they_ar
     }
     cluster.system.start_operator(&[("VTO_SWEEP_LIMIT", "10")]).await.expect("the operator starts");
     cluster.until_live(&namespace, 0).await;
+}
+
+#[tokio::test]
+async fn a_sweep_that_breaks_off_says_what_it_has_done_and_is_repeated_soon() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("broken-sweep").await;
+    let gone = cluster.pod(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
+    let mut orphans = Vec::new();
+    for _ in 0..3 {
+        orphans.push(token(cluster, ROLE_PATH, &meta(&gone, "no-such-request", "2026-01-01T00:00:01Z")).await);
+    }
+    let proxy = Proxy::before_server(cluster.system.testbed().run(), cluster.vault().address()).await.expect("a proxy");
+    let mut revocations = 0;
+    proxy.follow(move |call| {
+        revocations += u32::from(call.path.ends_with("auth/token/revoke-accessor"));
+        match call.path.ends_with("auth/token/revoke-accessor") && revocations == 2 {
+            true => Fault::Before(Break::Answer(StatusCode::INTERNAL_SERVER_ERROR)),
+            false => Fault::None,
+        }
+    });
+    cluster.system.kill_operator();
+    // The next sweep by the clock would be in a quarter of an hour.
+    let settings = [("VAULT_ADDR", proxy.url()), ("VTO_SWEEP_INTERVAL", "15m".to_owned())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let health = cluster.until_healthy("broke off, and is repeated").await;
+    assert!(number(&health, " without a request revoked") >= 1, "{health}");
+    cluster.until_described("pod", "gone", &namespace, "OrphanRevoked").await;
+    let began = Instant::now();
+    for orphan in &orphans {
+        while cluster.lives(orphan).await {
+            assert!(began.elapsed() < Duration::from_secs(90), "the orphan {orphan} is still alive");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
 }
 
 #[tokio::test]

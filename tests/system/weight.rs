@@ -1,0 +1,44 @@
+//! What others write into requests costs the operator no memory.
+
+use crate::support::{Cluster, LIMIT, alone, request_for};
+use futures::stream::{self, StreamExt};
+use kube::api::PostParams;
+use serde_json::json;
+use testbed::kubelet::PodSpec;
+
+/// The most that one object's annotations may have together.
+const ANNOTATIONS: usize = 250 * 1024;
+
+async fn mebibytes(cluster: &Cluster) -> u64 {
+    // Ready is who has listed everything.
+    cluster.until_healthy("this replica leads").await;
+    cluster.system.operator_memory().expect("a number").expect("an operator") >> 20
+}
+
+#[tokio::test]
+async fn requests_with_huge_metadata_cost_the_operator_no_memory() {
+    const REQUESTS: usize = 800;
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("heavy").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let text = "x".repeat(ANNOTATIONS);
+    let create = async |number: usize| {
+        let mut request = request_for(&pod, 0);
+        // Of pods that are not there.
+        let uid = format!("{number:08x}{}", &pod.uid[8..]);
+        request["metadata"]["name"] = json!(format!("web-{number:08x}-0"));
+        request["metadata"]["annotations"] = json!({ "note": text });
+        request["spec"]["podUID"] = json!(uid);
+        let request = serde_json::from_value(request).expect("a request");
+        cluster.requests(&namespace).create(&PostParams::default(), &request).await.expect("created");
+    };
+    let before = mebibytes(cluster).await;
+    stream::iter(0..REQUESTS).for_each_concurrent(4, create).await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let after = mebibytes(cluster).await;
+    let limit = (REQUESTS * ANNOTATIONS) as u64 >> 21;
+    assert!(after < before + limit, "{before} MiB became {after} MiB, by {REQUESTS} requests of {ANNOTATIONS} bytes");
+    let text = cluster.kubectl(&["delete", "vtr", "--all", "-n", &namespace]).await;
+    assert!(text.contains("deleted"), "{text}; within {LIMIT:?}");
+}
