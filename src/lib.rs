@@ -1,7 +1,7 @@
 //! vault-token-operator: every Kubernetes pod gets its own Vault token, and loses it when it goes.
 //!
 //! The modules depend on each other in one direction only:
-//! [`api`] <- [`domain`] <- ([`vault`], [`wire`]) <- ([`operator`], [`init`]).
+//! [`wire`] <- [`api`] <- [`seal`] <- [`domain`] <- [`vault`] <- ([`operator`], [`init`]).
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -10,6 +10,7 @@ pub mod domain;
 pub mod http;
 pub mod init;
 pub mod operator;
+pub mod seal;
 pub mod text;
 pub mod vault;
 pub mod wire;

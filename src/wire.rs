@@ -1,5 +1,6 @@
-//! What the operator and the init container say to each other: one HTTP exchange.
+//! What the operator and the init container say to each other: one HTTP exchange, or one field of the request's status each.
 
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -9,8 +10,8 @@ pub const PUSH_PATH: &str = "/v1/wrapping-token";
 /// Longest push or answer, in bytes.
 pub const MAX_MESSAGE: usize = 16 * 1024;
 
-/// The operator's push.
-#[derive(Debug, Serialize, Deserialize)]
+/// The operator's push. Nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Push {
     /// UID of the request that is answered.
@@ -18,55 +19,59 @@ pub struct Push {
     pub request_uid: String,
     /// The attempt that the wrapping token belongs to.
     pub attempt: u32,
+    /// A [`Parcel`], sealed to the request's public key.
+    pub sealed: String,
+}
+
+/// What is in a seal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Parcel {
     /// The single-use wrapping token.
     #[serde(serialize_with = "expose")]
     pub wrapping_token: SecretString,
     /// The path that made the token; Vault must say the same.
     pub creation_path: String,
+    /// What marks the answer as that of who opened the seal.
+    #[serde(serialize_with = "expose")]
+    pub receipt: SecretString,
 }
 
-/// What the init container answers, with HTTP status 200 whenever it understood the push.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the init container answers once it has opened a seal: with HTTP status 200, or in `status.answer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PushAnswer {
+pub struct Answer {
+    /// The attempt that it is about.
+    #[schemars(with = "i32", range(min = 1))]
+    pub attempt: u32,
     /// What became of the wrapping token.
     pub outcome: Outcome,
     /// A sentence for people.
     #[serde(default)]
+    #[schemars(length(max = 1024))]
     pub message: String,
+    /// How many pushes the init container has refused so far that were not the operator's.
+    #[serde(default)]
+    #[schemars(with = "i64", range(min = 0))]
+    pub refused: u32,
+    /// The receipt's mark over all of this, in base64.
+    #[schemars(length(max = 64))]
+    pub mac: String,
 }
 
-/// What became of a wrapping token that was pushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What became of a wrapping token that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Outcome {
     /// Unwrapped, verified and written to the files.
     Stored,
     /// Not used; another try may go better (Vault could not be reached, for example).
     Unused,
-    /// Used up, by this init container or by somebody else, and no token came of it.
+    /// Used up by this init container, and no token came of it.
     Lost,
+    /// Used before this init container tried it for the first time.
+    Intercepted,
 }
 
 fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose_secret())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn i9_a_push_cannot_be_printed() {
-        let push = Push {
-            request_uid: "r".to_owned(),
-            attempt: 1,
-            wrapping_token: "hvs.secret".into(),
-            creation_path: "auth/token/create/x".to_owned(),
-        };
-        assert!(!format!("{push:?}").contains("hvs.secret"));
-        let sent = serde_json::to_string(&push).expect("JSON");
-        let got: Push = serde_json::from_str(&sent).expect("a push");
-        assert_eq!(got.wrapping_token.expose_secret(), "hvs.secret");
-    }
 }

@@ -6,7 +6,9 @@ mod reason;
 mod request;
 
 pub use reason::{ConditionType, Reason};
-pub use request::{Attempt, AttemptOutcome, Phase, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus};
+pub use request::{
+    Attempt, AttemptOutcome, Delivery, Phase, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus,
+};
 
 /// The API group of every resource, annotation and finalizer of this project.
 pub const GROUP: &str = "vaultproject.io";

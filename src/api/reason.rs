@@ -13,6 +13,8 @@ pub enum ConditionType {
     Delivered,
     /// Vault confirmed that the token is dead.
     Revoked,
+    /// Somebody else used the wrapping token before the init container did.
+    Compromised,
 }
 
 impl ConditionType {
@@ -23,6 +25,7 @@ impl ConditionType {
             Self::Issued => "Issued",
             Self::Delivered => "Delivered",
             Self::Revoked => "Revoked",
+            Self::Compromised => "Compromised",
         }
     }
 }
@@ -77,6 +80,8 @@ reasons! {
     InitContainerEnded,
     /// The request was created without the finalizer that keeps it until its token is dead.
     FinalizerMissing,
+    /// Nothing can be sealed to the request's public key.
+    PublicKeyInvalid,
     /// The pod's address is none that a pod can have here.
     PodAddressForbidden,
     /// Waiting: the pod has no address yet.
@@ -97,6 +102,14 @@ reasons! {
     AttemptAbandoned,
     /// The wrapping token could not be handed to the init container yet.
     PushFailed,
+    /// The sealed wrapping token is in the request's status, for the init container to take.
+    TokenOffered,
+    /// Somebody else used the wrapping token before the init container did.
+    WrappingTokenUsed,
+    /// Waiting: somebody else used a wrapping token of this pod, and a person has to look at that first.
+    PodCompromised,
+    /// The init container has refused pushes that were not the operator's.
+    ForeignPushes,
     /// The init container holds the token.
     TokenDelivered,
     /// Every attempt failed.

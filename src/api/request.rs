@@ -1,5 +1,7 @@
 //! `VaultTokenRequest`: one pod's request for a token, and the record of what became of it.
 
+use super::ConditionType;
+use crate::wire::Answer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -31,6 +33,7 @@ use std::fmt;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why the request is in this phase", priority = 1)
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create another request instead"))]
+#[x_kube(validation = Rule::new("(self.delivery == 'Push') == has(self.port)").message("port belongs to the delivery Push, and only to it"))]
 #[serde(rename_all = "camelCase")]
 pub struct VaultTokenRequestSpec {
     /// Name of the pod that asks, in the request's own namespace.
@@ -54,9 +57,30 @@ pub struct VaultTokenRequestSpec {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("initContainer must be the name of a container: lower-case letters, digits and '-'"))]
     pub init_container: String,
 
-    /// TCP port on the pod's address where the init container waits for the wrapping token.
+    /// One-time X25519 key, 32 bytes in base64: what is sent to the init container is sealed to it (HPKE, RFC 9180), so that nobody
+    /// between the operator and the init container can read it.
+    #[schemars(length(max = 44))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+/]{43}=$')").message("publicKey must be an X25519 public key: 32 bytes in base64"))]
+    pub public_key: String,
+
+    /// How the init container gets its wrapping token.
+    #[serde(default)]
+    pub delivery: Delivery,
+
+    /// TCP port on the pod's address where the init container waits for the wrapping token, with the delivery `Push`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 65535").message("port must be from 1 to 65535"))]
-    pub port: i32,
+    pub port: Option<i32>,
+}
+
+/// How an init container gets its wrapping token.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Delivery {
+    /// The operator posts it to the pod's address and `spec.port`.
+    #[default]
+    Push,
+    /// The operator writes it, sealed, to `status.sealedToken`, where it cannot reach pods.
+    Status,
 }
 
 /// What the operator did about the request. Only the operator writes it, and it never holds a token.
@@ -71,7 +95,7 @@ pub struct VaultTokenRequestStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// Authorized, Issued, Delivered and Revoked, each with a reason and a message.
+    /// Authorized, Issued, Delivered, Revoked and Compromised, each with a reason and a message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -117,6 +141,15 @@ pub struct VaultTokenRequestStatus {
     /// When Vault made the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<Time>,
+
+    /// The wrapping token, sealed to `spec.publicKey`, while the init container is to take it from here (delivery `Status`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_token: Option<String>,
+
+    /// What the init container made of it, under a mark that only who opened the seal can make. It is the only field of a status
+    /// that the init container writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
 
     /// When the wrapping token ends, unwrapped or not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,9 +253,22 @@ impl VaultTokenRequest {
         self.status.as_ref().and_then(|status| status.phase).unwrap_or_default()
     }
 
+    /// Whether somebody else has used the wrapping token of one of its attempts.
+    pub fn is_compromised(&self) -> bool {
+        self.status.as_ref().is_some_and(VaultTokenRequestStatus::is_compromised)
+    }
+
     /// Whether the request's finalizer is in place.
     pub fn has_finalizer(&self) -> bool {
         self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == super::FINALIZER)
+    }
+}
+
+impl VaultTokenRequestStatus {
+    /// Whether the condition Compromised is there.
+    pub fn is_compromised(&self) -> bool {
+        let compromised = ConditionType::Compromised.as_str();
+        self.conditions.iter().any(|condition| condition.type_ == compromised && condition.status == "True")
     }
 }
 

@@ -51,6 +51,7 @@ fn held_up(reason: &str) -> Option<&'static str> {
         (Reason::PushFailed, "Deliver"),
         (Reason::RenewalFailed, "Renew"),
         (Reason::DeliveryForgotten, "Deliver"),
+        (Reason::PodCompromised, "Wait"),
     ]
     .into_iter()
     .find(|(known, _)| known.as_str() == reason)

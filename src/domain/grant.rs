@@ -3,7 +3,8 @@
 use super::address::PodNetworks;
 use super::pod::{InitState, Observation, PodFacts};
 use super::{duration, policies};
-use crate::api::{POLICIES_ANNOTATION, Reason, TTL_ANNOTATION, VaultTokenRequest};
+use crate::api::{Delivery, POLICIES_ANNOTATION, Reason, TTL_ANNOTATION, VaultTokenRequest};
+use crate::seal::is_public_key;
 use crate::text::quote;
 use std::time::Duration;
 
@@ -91,10 +92,16 @@ pub fn verify(request: &VaultTokenRequest, pod: &Observation, limits: &Limits) -
             format!("the request was created without the finalizer {finalizer}; let the init container create it"),
         );
     }
-    if facts.host_network {
+    if !is_public_key(&request.spec.public_key) {
+        return denied(Reason::PublicKeyInvalid, "the request's publicKey is no X25519 public key".to_owned());
+    }
+    if facts.host_network && request.spec.delivery == Delivery::Push {
         return denied(
             Reason::PodHostNetwork,
-            format!("the pod {name} uses hostNetwork: its address is its node's, where others could take the token"),
+            format!(
+                "the pod {name} uses hostNetwork: its address is its node's, where others listen, too; have the init \
+                 container ask with --delivery status"
+            ),
         );
     }
     match grant(facts, limits) {
@@ -126,6 +133,9 @@ fn readiness(request: &VaultTokenRequest, facts: &PodFacts, limits: &Limits) -> 
             ));
         }
         InitState::Running => {}
+    }
+    if request.spec.delivery == Delivery::Status {
+        return None;
     }
     if facts.addresses.is_empty() {
         return Some(not_yet(Reason::PodHasNoAddress, format!("waiting for the pod {name} to get an address")));
@@ -215,7 +225,8 @@ pub(crate) mod tests {
             "metadata": {"name": "web-8f1c2d3e-0", "namespace": "shop", "uid": "r", "resourceVersion": "1",
                 "generation": 1, "finalizers": [crate::api::FINALIZER]},
             "spec": {"podName": "web", "podUID": "8f1c2d3e-0000-4000-8000-000000000001", "sequence": 1,
-                "initContainer": "vault-init", "port": 9443}
+                "initContainer": "vault-init", "port": 9443,
+                "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
         }))
         .expect("a request")
     }

@@ -6,8 +6,10 @@ use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
 use super::renewal::{renew_at, spread};
 use super::token::{Hand, Intent, Wrapped};
-use crate::api::{ConditionType, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::seal::Subject;
 use crate::text::one_line;
+use crate::wire::Answer;
 use jiff::{SignedDuration, Timestamp};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,6 +26,9 @@ const SHORT_RETENTION: Duration = Duration::from_secs(15 * 60);
 /// How long after it was sent a renewal can take effect, and by how much the clocks of Vault and the operator can differ.
 const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
+/// How long after it could have been deleted a compromised request is looked at again whose pod still lives.
+const WARNING_RECHECK: SignedDuration = SignedDuration::from_secs(600);
+
 /// Seconds between looks at a renewal that waits for Vault.
 const RENEWAL_RETRY: i64 = 10;
 
@@ -37,6 +42,8 @@ pub struct Observed<'a> {
     pub pod: Option<&'a Observation>,
     /// The name of a newer request of the same pod that is Delivered.
     pub superseded_by: Option<&'a str>,
+    /// The name of another request of the same pod that is compromised.
+    pub compromised_by: Option<&'a str>,
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
@@ -66,6 +73,10 @@ pub enum Step {
     Mint(Intent),
     /// Hand the wrapping token over to one of these addresses (rule 4), and say so (rule 5).
     Push(Vec<IpAddr>),
+    /// Write the sealed wrapping token into the status, for the init container to take (rule 4).
+    Offer,
+    /// Go by what the init container said in the status of what it took there (rule 5).
+    Hear(Answer),
     /// Revoke the token in hand: it has no record, and gets none (rule 3).
     RevokeUnrecorded,
     /// Write down that the attempt is given up (rule 6).
@@ -86,8 +97,11 @@ pub enum Step {
 /// Whether the next step of the request depends on its pod. That of a delivered token is not looked at while the watch shows it
 /// alive and Vault has nothing to do for it: a cache may keep a token alive, and never end it.
 pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now: Timestamp) -> bool {
-    if request.phase().is_final() || request.metadata.deletion_timestamp.is_some() {
+    if request.metadata.deletion_timestamp.is_some() {
         return false;
+    }
+    if request.phase().is_final() {
+        return request.is_compromised();
     }
     let rests = request.phase() == Phase::Delivered && (vault_away || renewal_due(request).is_none_or(|due| due > now));
     !(lives && rests)
@@ -154,7 +168,12 @@ fn finished(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
     let kept = observed.limits.retention.min(if told { Duration::MAX } else { SHORT_RETENTION });
     let created = request.metadata.creation_timestamp.as_ref();
     let due = status.finished_at.as_ref().or(created).and_then(|since| since.0.checked_add(kept).ok());
+    // It keeps its pod from being served until a person has deleted the one or the other.
+    let warns = status.is_compromised() && end(observed).is_none();
     match due {
+        Some(due) if due <= observed.now && warns => {
+            Step::Later(observed.now.checked_add(WARNING_RECHECK).unwrap_or(due))
+        }
         Some(due) if due <= observed.now => Step::Delete,
         Some(due) => Step::Later(due),
         None => Step::Settle,
@@ -170,12 +189,26 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
         return Step::Fail(superseded(newer));
     }
     let Some(pod) = observed.pod else { return Step::Settle };
-    match (verify(observed.request, pod, observed.limits), pod) {
+    match (held_back(observed, verify(observed.request, pod, observed.limits)), pod) {
         (Verdict::Denied(why), _) if status.attempts == 0 => Step::Deny(why),
         (Verdict::Denied(why) | Verdict::Ended(why), _) => Step::Fail(why),
         (Verdict::NotYet(why), _) => Step::Wait(why),
         (Verdict::Granted(grant), Observation::Present(facts)) => attempt(observed, status, grant, facts),
         (Verdict::Granted(_), Observation::Absent) => Step::Settle,
+    }
+}
+
+/// Nothing is made for a pod whose wrapping token somebody else has used: whoever did could do it again.
+fn held_back(observed: &Observed<'_>, verdict: Verdict) -> Verdict {
+    match (verdict, observed.compromised_by) {
+        (Verdict::Granted(_), Some(name)) => Verdict::NotYet(Why::new(
+            Reason::PodCompromised,
+            format!(
+                "somebody else used a wrapping token of this pod, as the request {name} says; find out who, then delete that \
+                 request, or the pod, to go on"
+            ),
+        )),
+        (verdict, _) => verdict,
     }
 }
 
@@ -224,7 +257,7 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(Observation::Present(facts)))
                 if belongs(wrapped, status) =>
             {
-                push(observed, wrapped, facts)
+                hand_over(observed, status, wrapped, facts)
             }
             _ => Step::Abandon(Why::new(
                 Reason::AttemptAbandoned,
@@ -288,7 +321,17 @@ fn belongs(wrapped: &Wrapped, status: &VaultTokenRequestStatus) -> bool {
     wrapped.attempt == status.attempts && Some(&wrapped.minted.token_accessor) == status.token_accessor.as_ref()
 }
 
-fn push(observed: &Observed<'_>, wrapped: &Wrapped, facts: &PodFacts) -> Step {
+/// A recorded token whose wrapping token is in hand: on its way to the init container.
+fn hand_over(observed: &Observed<'_>, status: &VaultTokenRequestStatus, wrapped: &Wrapped, facts: &PodFacts) -> Step {
+    // Before its time is over is asked for: an answer that came in time counts.
+    let heard = status.answer.as_ref().filter(|answer| {
+        status.sealed_token.is_some()
+            && answer.attempt == wrapped.attempt
+            && wrapped.receipt.confirms(subject(observed.request, wrapped.attempt), answer)
+    });
+    if let Some(answer) = heard {
+        return Step::Hear(answer.clone());
+    }
     if observed.now >= wrapped.minted.wrapping_expires_at {
         let status = observed.request.status.as_ref();
         let last = status.and_then(|status| super::status::message(status, ConditionType::Delivered));
@@ -298,12 +341,24 @@ fn push(observed: &Observed<'_>, wrapped: &Wrapped, facts: &PodFacts) -> Step {
             format!("the wrapping token expired before it was delivered{last}"),
         ));
     }
+    if observed.request.spec.delivery == Delivery::Status {
+        return match status.sealed_token {
+            Some(_) => Step::Later(wrapped.minted.wrapping_expires_at),
+            None => Step::Offer,
+        };
+    }
     let addresses: Vec<IpAddr> =
         facts.addresses.iter().copied().filter(|address| observed.limits.networks.contain(*address)).collect();
     if addresses.is_empty() {
         return Step::Wait(Why::new(Reason::PodHasNoAddress, "waiting for the pod to get an address"));
     }
     Step::Push(addresses)
+}
+
+/// What the seal and the answer of an attempt are about.
+pub fn subject(request: &VaultTokenRequest, attempt: u32) -> Subject<'_> {
+    let request_uid = request.metadata.uid.as_deref().unwrap_or_default();
+    Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt }
 }
 
 /// Why the token's time has come, if it has (rule 7).

@@ -6,6 +6,8 @@ use crate::domain::grant::tests::{limits, request};
 use crate::domain::pod::tests::pod;
 use crate::domain::status::Draft;
 use crate::domain::token::Minted;
+use crate::seal::Receipt;
+use crate::wire::Outcome;
 use serde_json::{Value, json};
 
 const NOW: i64 = 1_000;
@@ -18,9 +20,18 @@ fn living(patch: Value) -> Observation {
     Observation::Present(PodFacts::read(&pod(patch), "vault-init"))
 }
 
+fn observed<'a>(
+    request: &'a VaultTokenRequest,
+    pod: Option<&'a Observation>,
+    hand: &'a Hand,
+    limits: &'a Limits,
+) -> Observed<'a> {
+    let (superseded_by, compromised_by, vault_away) = (None, None, None);
+    Observed { request, pod, superseded_by, compromised_by, hand, vault_away, limits, now: at(NOW) }
+}
+
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
-    let limits = limits();
-    decide(&Observed { request, pod, superseded_by: None, hand, vault_away, limits: &limits, now: at(NOW) })
+    decide(&Observed { vault_away, ..observed(request, pod, hand, &limits()) })
 }
 
 /// With nothing in hand, at this second.
@@ -30,9 +41,7 @@ fn decided_at(
     superseded_by: Option<&str>,
     second: i64,
 ) -> Step {
-    let limits = limits();
-    let now = at(second);
-    decide(&Observed { request, pod, superseded_by, hand: &Hand::Empty, vault_away: None, limits: &limits, now })
+    decide(&Observed { superseded_by, now: at(second), ..observed(request, pod, &Hand::Empty, &limits()) })
 }
 
 fn wants(request: &VaultTokenRequest, lives: bool) -> bool {
@@ -80,7 +89,8 @@ fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
 }
 
 fn wrapped(attempt: u32, expires: i64) -> Hand {
-    Hand::Wrapped(Wrapped { attempt, period: Duration::from_secs(60), minted: minted(expires) })
+    let receipt = Receipt::generate().expect("a receipt");
+    Hand::Wrapped(Wrapped { attempt, period: Duration::from_secs(60), minted: minted(expires), receipt })
 }
 
 #[test]
@@ -398,4 +408,58 @@ fn a_token_is_surely_dead_only_some_time_after_its_expiry() {
     assert!(!surely_expired(&delivered(), at(300)) && !surely_expired(&delivered(), at(359)));
     assert!(surely_expired(&delivered(), at(360)));
     assert!(!surely_expired(&in_phase(Phase::Issued, 1), at(100_000)), "Vault has not said when it ends");
+}
+
+#[test]
+fn a_sealed_token_in_the_status_is_offered_once_and_its_answer_counts_only_under_the_receipt() {
+    let alive = living(json!({"spec": {"hostNetwork": true}, "status": {"podIP": null, "podIPs": null}}));
+    let mut issued = in_phase(Phase::Issued, 1);
+    issued.spec.delivery = Delivery::Status;
+    let hand = wrapped(1, NOW + 60);
+    assert_eq!(decided(&issued, Some(&alive), &hand, None), Step::Offer);
+    let offered = Draft::new(issued.status.as_ref(), Some(1), at(NOW)).offered("sealed".to_owned());
+    issued.status = Some(offered);
+    assert_eq!(
+        decided(&issued, Some(&alive), &hand, None),
+        Step::Later(at(NOW + 60)),
+        "nothing more until it is answered"
+    );
+
+    let Hand::Wrapped(Wrapped { receipt, .. }) = &hand else { panic!("{hand:?}") };
+    let plain = Answer { attempt: 1, outcome: Outcome::Stored, message: String::new(), refused: 0, mac: String::new() };
+    let signed = receipt.sign(subject(&issued, 1), plain.clone());
+    let answered = |answer: &Answer| {
+        let mut request = issued.clone();
+        request.status.as_mut().expect("a status").answer = Some(answer.clone());
+        decided(&request, Some(&alive), &hand, None)
+    };
+    assert_eq!(answered(&plain), Step::Later(at(NOW + 60)), "anybody's");
+    assert_eq!(answered(&signed), Step::Hear(signed.clone()));
+    let status = Draft::new(issued.status.as_ref(), Some(1), at(NOW)).delivered(None);
+    assert_eq!((status.sealed_token, status.answer), (None, None), "the blob goes once it is delivered");
+    assert!(matches!(decided(&issued, Some(&alive), &Hand::Empty, None), Step::Abandon(_)), "after a restart");
+}
+
+#[test]
+fn a_pod_whose_wrapping_token_was_used_by_somebody_else_waits_for_a_person() {
+    let alive = living(json!({}));
+    let why = Why::new(Reason::WrappingTokenUsed, "somebody else");
+    let mut request = in_phase(Phase::Issued, 1);
+    let status = Draft::new(request.status.as_ref(), Some(1), at(NOW)).compromised(&why);
+    assert_eq!(status.phase, Some(Phase::Revoking));
+    let status = Draft::new(Some(&status), Some(1), at(NOW)).cleared();
+    assert_eq!(status.phase, Some(Phase::Failed), "no further attempt");
+    request.status = Some(status);
+    request.metadata.finalizers = None;
+    let later = NOW + 48 * 3600;
+    assert!(wants(&request, true));
+    assert!(matches!(decided_at(&request, Some(&alive), None, later), Step::Later(_)), "it stays while its pod lives");
+    assert_eq!(decided_at(&request, Some(&Observation::Absent), None, later), Step::Delete);
+
+    let next = super::super::grant::tests::request();
+    let limits = limits();
+    let held = Observed { compromised_by: Some("web-0"), ..observed(&next, Some(&alive), &Hand::Empty, &limits) };
+    let Step::Wait(why) = decide(&held) else { panic!("it was served") };
+    assert_eq!(why.reason, Reason::PodCompromised);
+    assert!(why.message.contains("web-0"), "{}", why.message);
 }

@@ -55,6 +55,7 @@ impl Draft {
 
     /// The init container holds the token (rule 5); Vault says that it lives until `expires_at`.
     pub fn delivered(mut self, expires_at: Option<Timestamp>) -> VaultTokenRequestStatus {
+        self.take_offer_back();
         self.status.delivered_at = Some(Time(self.now));
         self.status.expires_at = expires_at.map(Time);
         self.set(ConditionType::Delivered, true, &held());
@@ -115,10 +116,38 @@ impl Draft {
         self.close(phase, why.reason)
     }
 
+    /// The sealed wrapping token is there for the init container to take.
+    pub fn offered(mut self, sealed: String) -> VaultTokenRequestStatus {
+        self.take_offer_back();
+        self.status.sealed_token = Some(sealed);
+        let why =
+            Why::new(Reason::TokenOffered, "the init container can take its wrapping token from status.sealedToken");
+        self.set(ConditionType::Delivered, false, &why);
+        self.close(Phase::Issued, why.reason)
+    }
+
+    /// What the init container said of its token does not end its attempt; another try may go better.
+    pub fn not_taken(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.take_offer_back();
+        self.waiting(why)
+    }
+
     /// The attempt is given up; its token is to be revoked next (rule 6).
     pub fn abandoned(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.take_offer_back();
         self.set(ConditionType::Delivered, false, why);
         self.close(Phase::Revoking, why.reason)
+    }
+
+    /// Somebody else has used the wrapping token: its token is to be revoked next, and no other attempt follows.
+    pub fn compromised(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Compromised, true, why);
+        self.abandoned(why)
+    }
+
+    fn take_offer_back(&mut self) {
+        self.status.sealed_token = None;
+        self.status.answer = None;
     }
 
     /// The token of an attempt that was given up is dead: the request starts over, or fails for good.
@@ -130,6 +159,10 @@ impl Draft {
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.status.wrapping_expires_at = None;
         self.status.issued_at = None;
+        if self.status.is_compromised() {
+            let message = message(&self.status, ConditionType::Compromised).unwrap_or_default().to_owned();
+            return self.failed(&Why::new(Reason::WrappingTokenUsed, message));
+        }
         if self.status.attempts >= MAX_ATTEMPTS {
             let why = exhausted(&self.status);
             return self.failed(&why);

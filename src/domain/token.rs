@@ -2,6 +2,7 @@
 
 use super::grant::Grant;
 use super::pod::PodFacts;
+use crate::seal::Receipt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::time::Duration;
@@ -62,4 +63,6 @@ pub struct Wrapped {
     pub period: Duration,
     /// What Vault answered.
     pub minted: Minted,
+    /// What marks the init container's answer as its own.
+    pub receipt: Receipt,
 }

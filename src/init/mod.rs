@@ -8,19 +8,22 @@ mod store;
 
 pub use settings::{Arguments, Settings};
 
-use crate::api::{ConditionType, Phase, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{ConditionType, Delivery, Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::domain::backoff::Backoff;
 use crate::domain::status::{current, message};
 use crate::http::{Limits, listen, serve};
+use crate::seal::OneTimeKey;
 use crate::wire::MAX_MESSAGE;
 use bytes::Bytes;
 use http_body_util::Full;
 use identity::Identity;
 use receive::{Receiver, Verdict};
-use requests::Requests;
+use requests::{Asked, Requests};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
+use tokio::net::TcpListener;
 
 /// Waits between looks at one's own request.
 const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_secs(2) };
@@ -62,10 +65,10 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let identity = Identity::read(&settings.service_account_token_file).await?;
     let store = Store::new(settings.directory.clone(), settings.file_mode)?;
     // Before the request is there, so that the first push finds an open port.
-    let listener = listen(settings.listen)
-        .await
-        .map_err(|error| format!("cannot listen on {} (--listen): {error}", settings.listen))?;
-    let port = listener.local_addr().map_err(|error| format!("the listener has no address: {error}"))?.port();
+    let listener = match settings.delivery {
+        Delivery::Push => Some(open_port(settings.listen).await?),
+        Delivery::Status => None,
+    };
     let requests = Requests::new(crate::cluster::connect().await?, &identity);
 
     if let Some(accessor) = store.accessor().await {
@@ -77,17 +80,27 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     }
     store.clear().await?;
 
-    let request = requests.create(&settings.container_name, port).await?;
+    let key = OneTimeKey::generate()?;
+    let port = listener.as_ref().map(|(_, port)| *port);
+    let asked = Asked { init_container: &settings.container_name, public_key: key.public(), port };
+    let request = requests.create(&asked).await?;
     tracing::info!(request = request.metadata.name, port, "asked for a token");
-    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, &request));
-    let pushes = receiver.clone();
-    let serving = tokio::spawn(serve(listener, LIMITS, move |request| {
-        let receiver = pushes.clone();
-        answered(receiver, request)
-    }));
+    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, key, &request));
+    let serving = listener.map(|(listener, _)| {
+        let receiver = receiver.clone();
+        tokio::spawn(serve(listener, LIMITS, move |request| answered(receiver.clone(), request)))
+    });
     let outcome = watch(&receiver, told).await;
-    serving.abort();
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     outcome
+}
+
+async fn open_port(address: SocketAddr) -> Result<(TcpListener, u16), String> {
+    let listener = listen(address).await.map_err(|error| format!("cannot listen on {address} (--listen): {error}"))?;
+    let port = listener.local_addr().map_err(|error| format!("the listener has no address: {error}"))?.port();
+    Ok((listener, port))
 }
 
 /// Answers in a task of its own: a peer that hangs up in the midst of it must not leave a wrapping token used up and its

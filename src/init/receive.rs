@@ -4,27 +4,42 @@ use super::requests::Requests;
 use super::store::Store;
 use super::words;
 use crate::api::{Phase, VaultTokenRequest};
-use crate::vault::Connection;
-use crate::wire::{Outcome, PUSH_PATH, Push, PushAnswer};
+use crate::seal::{OneTimeKey, Receipt, Subject};
+use crate::vault::{Connection, Unwrapped};
+use crate::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use kube::ResourceExt;
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{Mutex, Notify};
 
 /// Only a token's creation is ever opened: anything else that is wrapped is not for us.
 const CREATION_PREFIX: &str = "auth/token/create/";
 
-/// Takes pushes for one request.
+/// Takes what is sealed for one request.
 pub struct Receiver {
     vault: Connection,
     requests: Requests,
     store: Store,
+    key: OneTimeKey,
     name: String,
     uid: String,
-    /// The token in the files. Whoever touches the files holds the lock, and looks at the request under it.
-    held: Mutex<Option<Held>>,
+    pod_uid: String,
+    /// Whoever touches the files holds the lock, and looks at the request under it.
+    state: Mutex<State>,
     stored: Notify,
+    /// Pushes that were not the operator's.
+    refused: AtomicU32,
+}
+
+#[derive(Default)]
+struct State {
+    /// The token in the files.
+    held: Option<Held>,
+    /// The wrapping token that was sent to Vault to be opened last. What finds it used is most likely this process's own call.
+    tried: Option<SecretString>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +62,25 @@ pub enum Verdict {
 }
 
 impl Receiver {
-    /// Takes pushes for `request`.
-    pub fn new(vault: Connection, requests: Requests, store: Store, request: &VaultTokenRequest) -> Self {
+    /// Takes what is sealed to `key` for `request`.
+    pub fn new(
+        vault: Connection,
+        requests: Requests,
+        store: Store,
+        key: OneTimeKey,
+        request: &VaultTokenRequest,
+    ) -> Self {
         Self {
             vault,
             requests,
             store,
+            key,
             name: request.name_any(),
             uid: request.uid().unwrap_or_default(),
-            held: Mutex::new(None),
+            pod_uid: request.spec.pod_uid.clone(),
+            state: Mutex::default(),
             stored: Notify::new(),
+            refused: AtomicU32::new(0),
         }
     }
 
@@ -73,96 +97,184 @@ impl Receiver {
         if request.method() != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood");
         }
-        // A parser's message quotes what it could not read, which may be a token: it is not told.
         let Ok(push) = serde_json::from_slice::<Push>(request.body()) else {
-            tracing::warn!("a push was refused: it is not one");
-            return text(StatusCode::BAD_REQUEST, "this is not a push");
+            return self.refuse(StatusCode::BAD_REQUEST, "this is not a push");
         };
         if push.request_uid != self.uid {
-            tracing::warn!("a push was refused: it is for another request");
-            return text(StatusCode::CONFLICT, "this is not the request that waits here");
+            return self.refuse(StatusCode::CONFLICT, "this is not the request that waits here");
         }
-        let answer = self.receive(push).await;
-        match answer.outcome {
-            Outcome::Stored => self.stored.notify_one(),
-            Outcome::Unused | Outcome::Lost => tracing::warn!(outcome = ?answer.outcome, "{}", answer.message),
-        }
+        let Some((parcel, receipt)) = self.open(push.attempt, &push.sealed) else {
+            return self.refuse(StatusCode::FORBIDDEN, "this is not sealed for the request that waits here");
+        };
+        let mut state = self.state.lock().await;
+        let request = self.current().await;
+        let answer = self.take(request, push.attempt, &parcel, &receipt, &mut state).await;
         match serde_json::to_vec(&answer) {
             Ok(body) => Response::new(Full::new(Bytes::from(body))),
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"),
         }
     }
 
-    async fn receive(&self, push: Push) -> PushAnswer {
-        let mut held = self.held.lock().await;
-        match self.accept(&push, &mut held).await {
-            Ok(()) => PushAnswer { outcome: Outcome::Stored, message: String::new() },
-            Err((outcome, message)) => PushAnswer { outcome, message },
+    /// Something that is not the operator's; the wait goes on.
+    fn refuse(&self, status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
+        self.count_refused(why);
+        text(status, why)
+    }
+
+    fn count_refused(&self, why: &str) {
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        tracing::warn!(refused, "a push was refused: {why}");
+    }
+
+    fn subject(&self, attempt: u32) -> Subject<'_> {
+        Subject { request_uid: &self.uid, pod_uid: &self.pod_uid, attempt }
+    }
+
+    fn open(&self, attempt: u32, sealed: &str) -> Option<(Parcel, Receipt)> {
+        let parcel = self.key.open(sealed, self.subject(attempt))?;
+        let receipt = Receipt::decode(parcel.receipt.expose_secret())?;
+        Some((parcel, receipt))
+    }
+
+    /// The request as it is now, or what keeps it from being read.
+    async fn current(&self) -> Result<VaultTokenRequest, String> {
+        match self.requests.read(&self.name).await {
+            Ok(Some(request)) if request.uid().as_deref() == Some(&self.uid) => Ok(request),
+            Ok(_) => Err("the request is gone".to_owned()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
-    /// I6: nothing is accepted that the request's status does not record.
-    async fn accept(&self, push: &Push, held: &mut Option<Held>) -> Result<(), (Outcome, String)> {
-        let unused = |message: String| (Outcome::Unused, message);
-        let lost = |message: &str| (Outcome::Lost, message.to_owned());
-        let recorded = match self.requests.read(&self.name).await {
-            Ok(Some(request)) if request.uid().as_deref() == Some(&self.uid) => request,
-            Ok(_) => return Err(unused("the request is gone".to_owned())),
-            Err(error) => return Err(unused(error.to_string())),
+    /// Takes a parcel, and says under its receipt what became of it.
+    async fn take(
+        &self,
+        request: Result<VaultTokenRequest, String>,
+        attempt: u32,
+        parcel: &Parcel,
+        receipt: &Receipt,
+        state: &mut State,
+    ) -> Answer {
+        let taken = match request {
+            Ok(request) => self.accept(&request, attempt, parcel, state).await,
+            Err(message) => Err((Outcome::Unused, message)),
         };
-        let status = recorded.status.clone().unwrap_or_default();
-        let accessor = match (recorded.phase(), status.token_accessor) {
-            (Phase::Issued, Some(accessor)) if status.attempts == push.attempt => accessor,
-            _ => return Err(unused(format!("the request does not record attempt {} as issued", push.attempt))),
+        let (outcome, message) = match taken {
+            Ok(()) => {
+                self.stored.notify_one();
+                (Outcome::Stored, String::new())
+            }
+            Err((outcome, message)) => {
+                tracing::warn!(?outcome, "{message}");
+                (outcome, message)
+            }
         };
-        let expected = Held { attempt: push.attempt, accessor, whole: true };
-        if held.as_ref() == Some(&expected) {
+        let refused = self.refused.load(Ordering::Relaxed);
+        receipt.sign(self.subject(attempt), Answer { attempt, outcome, message, refused, mac: String::new() })
+    }
+
+    /// I6: nothing is accepted that the request's status does not record. Whoever knows the request's public key can seal, so a seal
+    /// alone proves nothing.
+    async fn accept(
+        &self,
+        request: &VaultTokenRequest,
+        attempt: u32,
+        parcel: &Parcel,
+        state: &mut State,
+    ) -> Result<(), (Outcome, String)> {
+        let status = request.status.clone().unwrap_or_default();
+        let accessor = match (request.phase(), status.token_accessor) {
+            (Phase::Issued, Some(accessor)) if status.attempts == attempt => accessor,
+            _ => return Err((Outcome::Unused, format!("the request does not record attempt {attempt} as issued"))),
+        };
+        let expected = Held { attempt, accessor, whole: true };
+        if state.held.as_ref() == Some(&expected) {
             return Ok(());
         }
-        let refused = |error: crate::vault::Error| match error.is_refusal() {
-            true => lost("the wrapping token was used before, or has expired"),
-            false => unused(error.to_string()),
-        };
-        let info = self.vault.look_up_wrapping(&push.wrapping_token).await.map_err(refused)?;
-        if info.creation_path != push.creation_path || !info.creation_path.starts_with(CREATION_PREFIX) {
-            return Err(lost("the wrapping token was not made by creating a token as the operator says"));
-        }
-        let unwrapped = self.vault.unwrap(&push.wrapping_token).await.map_err(refused)?;
+        let unwrapped = self.unwrap(parcel, state).await?;
         if unwrapped.accessor != expected.accessor {
+            self.count_refused("it held another token than the one that the request records");
             return Err(lost("the wrapping token held another token than the one that the request records"));
+        }
+        // What the API server says names the token; this is for an operator that took one pod for another.
+        if unwrapped.metadata.get("pod_uid") != Some(&self.pod_uid) {
+            return Err(lost("the token was made for another pod"));
         }
         let answer = unwrapped.answer.bytes().to_vec();
         // Before the files are there: if the writing breaks off, the next look takes away what is there of them.
-        let held = held.insert(Held { whole: false, ..expected });
+        let held = state.held.insert(Held { whole: false, ..expected });
         self.store.write(unwrapped.token, answer).await.map_err(|message| lost(&message))?;
         held.whole = true;
         Ok(())
     }
 
-    /// Looks at the request, and takes the files away if they hold anything but the token that it records.
+    /// Opens a wrapping token once it was seen to be what it should be.
+    async fn unwrap(&self, parcel: &Parcel, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
+        let same = |tried: &SecretString| tried.expose_secret() == parcel.wrapping_token.expose_secret();
+        let tried_before = state.tried.as_ref().is_some_and(same);
+        let refused = |error: crate::vault::Error| match error.is_refusal() {
+            true if tried_before => lost("the wrapping token was used before, or has expired"),
+            true => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),
+            false => (Outcome::Unused, error.to_string()),
+        };
+        let info = self.vault.look_up_wrapping(&parcel.wrapping_token).await.map_err(refused)?;
+        if info.creation_path != parcel.creation_path || !info.creation_path.starts_with(CREATION_PREFIX) {
+            self.count_refused("its wrapping token was not made by creating a token");
+            return Err(lost("the wrapping token was not made by creating a token as the operator says"));
+        }
+        state.tried = Some(parcel.wrapping_token.clone());
+        self.vault.unwrap(&parcel.wrapping_token).await.map_err(refused)
+    }
+
+    /// Looks at the request, takes what is in its status, and takes the files away if they hold anything but the token that it
+    /// records.
     pub async fn look(&self) -> Verdict {
         // Under the lock, and before the read: a token that is stored meanwhile must not be judged by what was
         // true before it.
-        let mut held = self.held.lock().await;
+        let mut state = self.state.lock().await;
         let request = match self.requests.read(&self.name).await {
             Ok(request) => request.filter(|request| request.uid().as_deref() == Some(&self.uid)),
             Err(error) => return Verdict::Waiting(error.to_string()),
         };
-        let verdict = judge(request.as_ref(), held.as_ref());
+        if let Some(request) = &request {
+            self.take_offered(request, &mut state).await;
+        }
+        let verdict = judge(request.as_ref(), state.held.as_ref());
         let keeps = match (&verdict, &request) {
             (Verdict::Done, _) => true,
-            (Verdict::Waiting(_), Some(request)) => records(request, held.as_ref()),
+            (Verdict::Waiting(_), Some(request)) => records(request, state.held.as_ref()),
             _ => false,
         };
-        if held.is_some() && !keeps {
+        if state.held.is_some() && !keeps {
             match self.store.clear().await {
-                Ok(()) => *held = None,
+                Ok(()) => state.held = None,
                 // It is tried again at the next look, and this process does not end well before.
                 Err(error) => return Verdict::Waiting(error),
             }
         }
         verdict
     }
+
+    /// Takes the wrapping token that the operator has left in the status, and answers there.
+    async fn take_offered(&self, request: &VaultTokenRequest, state: &mut State) {
+        let Some(status) = &request.status else { return };
+        let Some(sealed) = status.sealed_token.as_ref().filter(|_| request.phase() == Phase::Issued) else { return };
+        let attempt = status.attempts;
+        let Some((parcel, receipt)) = self.open(attempt, sealed) else {
+            tracing::error!("status.sealedToken is not sealed for this request; only the operator may write it");
+            return;
+        };
+        if status.answer.as_ref().is_some_and(|answer| receipt.confirms(self.subject(attempt), answer)) {
+            return;
+        }
+        let answer = self.take(Ok(request.clone()), attempt, &parcel, &receipt, state).await;
+        if let Err(error) = self.requests.answer(request, &answer).await {
+            tracing::warn!(%error, "cannot answer in the request's status yet; is the ClusterRole vault-token-requester-status bound?");
+        }
+    }
+}
+
+fn lost(message: &str) -> (Outcome, String) {
+    (Outcome::Lost, message.to_owned())
 }
 
 /// What the request says about the token that is held.

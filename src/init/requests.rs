@@ -2,18 +2,30 @@
 
 use super::identity::Identity;
 use crate::api::{
-    FINALIZER, MAX_POD_NAME, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
+    Delivery, FINALIZER, MAX_POD_NAME, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
 };
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::backoff::Backoff;
 use crate::text::one_line;
+use crate::wire::Answer;
 use jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 use std::time::Duration;
 
 /// Waits while the API server cannot be asked.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(10) };
+
+/// What a request says beside which pod it is of.
+pub struct Asked<'a> {
+    /// The name of the container that asks.
+    pub init_container: &'a str,
+    /// The public half of its key.
+    pub public_key: &'a str,
+    /// Where it waits for a push; without it, it takes its token from the status.
+    pub port: Option<u16>,
+}
 
 /// Creates and reads the requests of one pod.
 pub struct Requests {
@@ -51,7 +63,7 @@ impl Requests {
     ///
     /// # Errors
     /// A sentence that says what is missing: RBAC, the CRD, a free name.
-    pub async fn create(&self, init_container: &str, port: u16) -> Result<VaultTokenRequest, String> {
+    pub async fn create(&self, asked: &Asked<'_>) -> Result<VaultTokenRequest, String> {
         let pod_name = &self.identity.pod_name;
         if pod_name.len() > MAX_POD_NAME {
             return Err(format!("the pod's name is longer than {MAX_POD_NAME} characters; give it a shorter one"));
@@ -61,8 +73,10 @@ impl Requests {
             pod_name: pod_name.clone(),
             pod_uid: self.identity.pod_uid.clone(),
             sequence,
-            init_container: init_container.to_owned(),
-            port: port.into(),
+            init_container: asked.init_container.to_owned(),
+            public_key: asked.public_key.to_owned(),
+            delivery: if asked.port.is_some() { Delivery::Push } else { Delivery::Status },
+            port: asked.port.map(i32::from),
         };
         for digit in 0..REQUESTS_PER_POD {
             let mut request = VaultTokenRequest::new(&self.name(digit), spec.clone());
@@ -86,6 +100,18 @@ impl Requests {
     /// Whatever leaves it open whether it is there.
     pub async fn read(&self, name: &str) -> Result<Option<VaultTokenRequest>, Error> {
         bounded(self.api.get_opt(name)).await
+    }
+
+    /// Writes into the status of a request what became of the wrapping token that was there.
+    ///
+    /// # Errors
+    /// Whatever leaves it open whether it was written.
+    pub async fn answer(&self, request: &VaultTokenRequest, answer: &Answer) -> Result<(), Error> {
+        let name = request.metadata.name.as_deref().unwrap_or_default();
+        // The UID keeps it off another request of the same name.
+        let patch = json!({ "metadata": { "uid": request.metadata.uid }, "status": { "answer": answer } });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        bounded(self.api.patch_status(name, &params, &Patch::Merge(patch))).await.map(drop)
     }
 
     fn name(&self, digit: u8) -> String {

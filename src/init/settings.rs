@@ -1,8 +1,9 @@
 //! The init container's settings: from arguments and environment to values that were checked.
 
+use crate::api::Delivery;
 use crate::domain::duration;
 use crate::vault::{Connection, Server};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,11 @@ pub struct Arguments {
     /// Permissions of these files, in octal
     #[arg(long, env = "VTO_FILE_MODE", value_name = "MODE", default_value = "0440", value_parser = octal)]
     file_mode: u32,
+
+    /// How to get the token: by the operator's push, or from the request's status, for networks where the operator cannot reach
+    /// pods. The status needs a further right, the ClusterRole vault-token-requester-status
+    #[arg(long, env = "VTO_DELIVERY", value_name = "HOW", value_enum, default_value_t = How::Push)]
+    delivery: How,
 
     /// Where to wait for the operator's push
     #[arg(long, env = "VTO_LISTEN", value_name = "ADDRESS", default_value = "[::]:8245")]
@@ -47,9 +53,16 @@ pub struct Arguments {
     server: Server,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum How {
+    Push,
+    Status,
+}
+
 /// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    pub(super) delivery: Delivery,
     pub(super) container_name: String,
     pub(super) directory: PathBuf,
     pub(super) file_mode: u32,
@@ -70,6 +83,10 @@ impl Arguments {
             return Err("--timeout must be 1s at least".to_owned());
         }
         Ok(Settings {
+            delivery: match self.delivery {
+                How::Push => Delivery::Push,
+                How::Status => Delivery::Status,
+            },
             container_name: self.container_name,
             directory: self.directory,
             file_mode: self.file_mode,

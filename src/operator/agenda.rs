@@ -120,7 +120,7 @@ fn key(request: &VaultTokenRequest) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::VaultTokenRequestSpec;
+    use crate::api::{Delivery, VaultTokenRequestSpec};
 
     const ALIVE: Around = Around { pod_lives: true, superseded: false };
     const GONE: Around = Around { pod_lives: false, superseded: false };
@@ -131,7 +131,9 @@ mod tests {
             pod_uid: "1".into(),
             sequence: 1,
             init_container: "vault-init".into(),
-            port: 8200,
+            public_key: String::new(),
+            delivery: Delivery::Push,
+            port: Some(8200),
         };
         let mut request = VaultTokenRequest::new("web-1-0", spec);
         request.metadata.namespace = Some("shop".into());

@@ -38,7 +38,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 const CONCURRENCY: u16 = 2048;
 
 /// How many requests are listed at a time, each as large as its maker wants.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// Wait of a request whose namespace has too many others in line.
 const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
@@ -217,13 +217,18 @@ async fn reconcile<W: World>(
 async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -> Result<Action, cluster::Error> {
     let mut work = context.agenda.take(&request);
     let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
+    let compromised = siblings(&request, &context.requests).find(|other| other.is_compromised());
     let around = Around { pod_lives: context.live.contains(&request.spec.pod_uid), superseded: newer.is_some() };
     if let Some(rest) = work.rest(request.resource_version().as_deref(), around) {
         context.agenda.keep(&request, work);
         return Ok(Action::requeue(rest));
     }
-    let seen =
-        Seen { request: &request, pod_lives: around.pod_lives, superseded_by: newer.map(|other| other.name_any()) };
+    let seen = Seen {
+        request: &request,
+        pod_lives: around.pod_lives,
+        superseded_by: newer.map(|other| other.name_any()),
+        compromised_by: compromised.map(|other| other.name_any()),
+    };
     let look = context.executor.advance(&seen, &mut work.hand).await;
     let (wait, failures) = match &look {
         Ok(Look { next: Next::Rest, .. }) => {

@@ -3,13 +3,14 @@
 //!
 //! `VTO_CRASH_POINT` names the point, as in `mint sent` or `mint done`; `VTO_CRASH_AFTER` says the how-manieth time it counts.
 
-use super::world::World;
+use super::world::{Alarm, World};
 use crate::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::pod::Observation;
 use crate::domain::token::Minted;
+use crate::seal::Subject;
 use crate::vault::{self, TokenInfo, TokenOrder};
-use crate::wire::{Push, PushAnswer};
+use crate::wire::{Answer, Parcel, Push};
 use jiff::Timestamp;
 use rustix::process::{Signal, getpid, kill_process};
 use std::net::IpAddr;
@@ -69,7 +70,8 @@ fn change(request: &VaultTokenRequest, status: &VaultTokenRequestStatus) -> &'st
     match (request.phase(), status.phase.unwrap_or_default()) {
         (Phase::Delivered, Phase::Delivered) => "renewal",
         (_, Phase::Minting) => "attempt",
-        (_, Phase::Issued) => "record",
+        (Phase::Issued, Phase::Issued) if status.sealed_token.is_some() => "offer",
+        (Phase::Minting, Phase::Issued) => "record",
         (_, Phase::Delivered) => "delivery",
         (_, Phase::Revoking) => "abandonment",
         (Phase::Revoking, Phase::Pending) => "clearing",
@@ -143,7 +145,15 @@ impl<W: World> World for CrashPoints<W> {
         self.world.sweep_soon();
     }
 
-    async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<PushAnswer, String> {
+    fn seal(&self, public_key: &str, subject: Subject<'_>, parcel: &Parcel) -> Result<String, String> {
+        self.world.seal(public_key, subject, parcel)
+    }
+
+    async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<Answer, String> {
         self.call("push", self.world.push(addresses, port, push)).await
+    }
+
+    fn alarm(&self, request: &VaultTokenRequest, alarm: Alarm) {
+        self.world.alarm(request, alarm);
     }
 }

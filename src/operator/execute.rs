@@ -1,16 +1,17 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
 use super::slots::Slots;
-use super::world::World;
+use super::world::{Alarm, World};
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
+use crate::domain::plan::{Observed, Step, confirmed, decide, subject, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
+use crate::seal::Receipt;
 use crate::text::one_line;
 use crate::vault::{self, TokenOrder};
-use crate::wire::{Outcome, Push};
+use crate::wire::{Answer, Outcome, Parcel, Push};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub struct Seen<'a> {
     pub pod_lives: bool,
     /// The name of a newer request of the same pod that is Delivered.
     pub superseded_by: Option<String>,
+    /// The name of another request of the same pod that is compromised.
+    pub compromised_by: Option<String>,
 }
 
 /// What is to be done about a request once a look at it is over.
@@ -113,6 +116,7 @@ impl<W: World> Executor<W> {
                 request: &request,
                 pod: pod.as_ref(),
                 superseded_by: seen.superseded_by.as_deref(),
+                compromised_by: seen.compromised_by.as_deref(),
                 hand,
                 vault_away: away.as_deref(),
                 limits: &self.limits,
@@ -171,6 +175,8 @@ impl<W: World> Executor<W> {
             }
             Step::Mint(intent) => self.mint(request, hand, intent).await,
             Step::Push(addresses) => self.push(request, hand, &addresses).await,
+            Step::Offer => self.offer(request, hand).await,
+            Step::Hear(answer) => self.hear(request, hand, &answer).await,
             Step::RevokeUnrecorded => {
                 self.drop_hand(&request.uid().unwrap_or_default(), hand);
                 Ok((request.clone(), Go::On))
@@ -202,6 +208,13 @@ impl<W: World> Executor<W> {
         hand: &mut Hand,
         intent: Intent,
     ) -> Result<Progress, cluster::Error> {
+        let receipt = match Receipt::generate() {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                tracing::error!(request = request.name_any(), error, "cannot make a receipt");
+                return Ok((request.clone(), Go::Retry));
+            }
+        };
         let minted = match self.world.mint(&self.order(request, &intent)).await {
             Ok(minted) => minted,
             Err(error) if error.is_refusal() => {
@@ -224,7 +237,7 @@ impl<W: World> Executor<W> {
             }
         };
         let issued = self.draft(request).issued(&minted);
-        let wrapped = Wrapped { attempt: intent.attempt, period: intent.grant.ttl, minted };
+        let wrapped = Wrapped { attempt: intent.attempt, period: intent.grant.ttl, minted, receipt };
         match self.world.write(request, issued).await {
             Ok(recorded) => {
                 *hand = Hand::Wrapped(wrapped);
@@ -251,30 +264,99 @@ impl<W: World> Executor<W> {
         let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(_slot)) = (&*hand, slot) else {
             return Ok((request.clone(), Go::Retry));
         };
-        let minted = &wrapped.minted;
-        let push = Push {
-            request_uid: request.uid().unwrap_or_default(),
-            attempt: wrapped.attempt,
-            wrapping_token: minted.wrapping_token.clone(),
-            creation_path: minted.creation_path.clone(),
+        let (request_uid, attempt) = (request.uid().unwrap_or_default(), wrapped.attempt);
+        let push = match self.seal(request, wrapped) {
+            Ok(sealed) => Push { request_uid, attempt, sealed },
+            Err(message) => return self.abandon(request, hand, &message).await,
         };
-        let port = u16::try_from(request.spec.port).unwrap_or_default();
-        let failed = |said: &str, message: &str| {
-            Why::new(Reason::PushFailed, format!("the init container {said}: {}", one_line(message)))
-        };
+        let port = request.spec.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
         match self.world.push(addresses, port, &push).await {
-            Ok(answer) => match answer.outcome {
-                Outcome::Stored => self.delivered(request, hand).await,
-                Outcome::Unused => {
-                    self.wait(request, &failed("has not used its wrapping token, and says", &answer.message)).await
-                }
-                Outcome::Lost => {
-                    let message = format!("the wrapping token is used up: {}", one_line(&answer.message));
-                    self.abandon(request, hand, &message).await
-                }
-            },
-            Err(seen) => self.wait(request, &failed("does not have the token yet", &seen)).await,
+            Ok(answer) if wrapped.receipt.confirms(subject(request, attempt), &answer) => {
+                self.hear(request, hand, &answer).await
+            }
+            Ok(_) => {
+                self.world.alarm(request, Alarm::AnswerUnconfirmed);
+                let message = "what answers at the pod's address cannot open the seal: it is not the init container";
+                self.wait(request, &Why::new(Reason::PushFailed, message)).await
+            }
+            Err(seen) => self.wait(request, &not_taken("does not have the token yet", &seen)).await,
         }
+    }
+
+    /// Rule 4, where pods cannot be reached: the seal is what makes this no worse a place than any other.
+    async fn offer(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)) = &*hand else {
+            return Ok((request.clone(), Go::Retry));
+        };
+        match self.seal(request, wrapped) {
+            Ok(sealed) => self.write(request, self.draft(request).offered(sealed), Go::On).await,
+            Err(message) => self.abandon(request, hand, &message).await,
+        }
+    }
+
+    fn seal(&self, request: &VaultTokenRequest, wrapped: &Wrapped) -> Result<String, String> {
+        let parcel = Parcel {
+            wrapping_token: wrapped.minted.wrapping_token.clone(),
+            creation_path: wrapped.minted.creation_path.clone(),
+            receipt: wrapped.receipt.encoded().into(),
+        };
+        self.world.seal(&request.spec.public_key, subject(request, wrapped.attempt), &parcel)
+    }
+
+    /// Goes by what the init container said under its receipt.
+    async fn hear(
+        &self,
+        request: &VaultTokenRequest,
+        hand: &mut Hand,
+        answer: &Answer,
+    ) -> Result<Progress, cluster::Error> {
+        if answer.refused > 0 && answer.outcome != Outcome::Unused {
+            self.world.alarm(request, Alarm::ForeignPushes(answer.refused));
+        }
+        let said = one_line(&answer.message);
+        match answer.outcome {
+            Outcome::Stored => self.delivered(request, hand).await,
+            Outcome::Unused => {
+                let why = not_taken("has not used its wrapping token, and says", &said);
+                self.write(request, self.draft(request).not_taken(&why), Go::Retry).await
+            }
+            Outcome::Lost => self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await,
+            Outcome::Intercepted => self.intercepted(request, hand).await,
+        }
+    }
+
+    /// The init container found its wrapping token used before its own first try. If it had not expired by then, and the token in it
+    /// lives, somebody else has that token now.
+    async fn intercepted(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+        let in_time = matches!(&*hand, Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)
+            if self.world.now() < wrapped.minted.wrapping_expires_at);
+        if !in_time {
+            return self.abandon(request, hand, "the wrapping token expired before the init container used it").await;
+        }
+        let status = request.status.as_ref();
+        let recorded = |accessor: Option<&String>| accessor.cloned().unwrap_or_default();
+        let wrapping = recorded(status.and_then(|status| status.wrapping_accessor.as_ref()));
+        if let Ok(Some(_)) = self.world.look_up(&wrapping).await {
+            let why = not_taken(
+                "asks a Vault that does not know the wrapping token",
+                "it is unused; are its VAULT_ADDR and VAULT_NAMESPACE those of the operator?",
+            );
+            return self.write(request, self.draft(request).not_taken(&why), Go::Retry).await;
+        }
+        let accessor = recorded(status.and_then(|status| status.token_accessor.as_ref()));
+        if let Ok(None) = self.world.look_up(&accessor).await {
+            return self.abandon(request, hand, "Vault does not know the token any more").await;
+        }
+        self.world.alarm(request, Alarm::Compromised);
+        let message = format!(
+            "somebody else used the wrapping token before the init container did; the token with the accessor {accessor} is \
+             revoked. Find out who reads what the operator sends to its pods, or what Vault's clients do; then delete this \
+             request, or the pod, to let it ask again"
+        );
+        let why = Why::new(Reason::WrappingTokenUsed, message);
+        let next = self.write(request, self.draft(request).compromised(&why), Go::On).await?;
+        *hand = Hand::Empty;
+        Ok(next)
     }
 
     /// Rule 5. Only after the push, so that nothing but the push lies between it and the fresh read of the pod.
@@ -400,6 +482,10 @@ impl<W: World> Executor<W> {
             meta: meta.into_iter().map(|(k, v)| (k.to_owned(), v.unwrap_or_default())).collect::<HashMap<_, _>>(),
         }
     }
+}
+
+fn not_taken(said: &str, message: &str) -> Why {
+    Why::new(Reason::PushFailed, format!("the init container {said}: {}", one_line(message)))
 }
 
 fn vault_why(error: &vault::Error) -> Why {

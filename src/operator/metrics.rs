@@ -1,5 +1,6 @@
 //! What can be counted, for Prometheus. Names are stable and carry their units; nothing is counted per pod.
 
+use super::world::Alarm;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,6 +20,12 @@ pub struct Metrics {
     sweep_permitted: Gauge,
     orphans_revoked: Counter,
     orphans_kept: Gauge,
+    alarms: Family<Kind, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -61,6 +68,7 @@ impl Metrics {
             sweep_permitted: Gauge::default(),
             orphans_revoked: Counter::default(),
             orphans_kept: Gauge::default(),
+            alarms: Family::default(),
         };
         registry.register("leader", "1 while this replica leads", metrics.leader.clone());
         registry.register("sweeps", "Searches of Vault for tokens without a request", metrics.sweeps.clone());
@@ -79,7 +87,18 @@ impl Metrics {
             "Tokens that no request records and that the last search left alone, since a person has to look at them",
             metrics.orphans_kept.clone(),
         );
+        registry.register("alarms", "What looked like an attack", metrics.alarms.clone());
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// Something looks like an attack.
+    pub fn alarm(&self, alarm: Alarm) {
+        let (kind, count) = match alarm {
+            Alarm::Compromised => ("compromised", 1),
+            Alarm::ForeignPushes(count) => ("foreign_push", count.into()),
+            Alarm::AnswerUnconfirmed => ("answer_unconfirmed", 1),
+        };
+        self.alarms.get_or_create(&Kind { kind }).inc_by(count);
     }
 
     /// A sweep has ended.

@@ -28,7 +28,7 @@ mod world;
 pub use execute::{Executor, Look, Next, Seen};
 pub use settings::{Arguments, Settings};
 pub use sweep::{Report, Sweeper};
-pub use world::World;
+pub use world::{Alarm, World};
 
 use crate::cluster;
 use crate::vault::{Session, TokenLister, TokenStore};
@@ -59,6 +59,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
     let tokens = TokenStore::new(settings.vault, session.clone(), settings.token_role.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
+    let metrics = Metrics::new();
     let sweeps = Arc::new(Notify::new());
     let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),
@@ -69,6 +70,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         budget: Budget::new(settings.rates),
         lister,
         sweeps: sweeps.clone(),
+        herald: herald.clone(),
+        metrics: metrics.clone(),
     };
     #[cfg(feature = "crash-points")]
     let world = crash::CrashPoints::new(world);
@@ -78,7 +81,6 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let (requests, writer) = reflector::store();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
-    let metrics = Metrics::new();
     let health = Health::new(session, leadership.clone(), metrics.clone());
     let sweeping = sweeps::run(Sweeps {
         world,

@@ -1,7 +1,7 @@
 //! Handing a wrapping token to the init container: one bounded HTTP exchange with the pod's address.
 
 use crate::text::one_line;
-use crate::wire::{MAX_MESSAGE, PUSH_PATH, Push, PushAnswer};
+use crate::wire::{Answer, MAX_MESSAGE, PUSH_PATH, Push};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Pusher {
     ///
     /// # Errors
     /// What was seen at the last address: connection refused, no answer in time, an answer that is none.
-    pub async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<PushAnswer, String> {
+    pub async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<Answer, String> {
         let mut seen = "the pod has no address".to_owned();
         for address in addresses {
             let peer = SocketAddr::new(*address, port);
@@ -58,7 +58,7 @@ impl Pusher {
         Err(seen)
     }
 
-    async fn exchange(&self, peer: SocketAddr, push: &Push) -> Result<PushAnswer, (String, bool)> {
+    async fn exchange(&self, peer: SocketAddr, push: &Push) -> Result<Answer, (String, bool)> {
         let sent = self.0.post(format!("http://{peer}{PUSH_PATH}")).json(push).send().await;
         let mut response = sent.map_err(|error| (describe(&error), !error.is_connect()))?;
         let failed = |message: String| (message, true);

@@ -2,16 +2,20 @@
 //! also runs, call by call, in a simulation of all that can go wrong (`tests/simulation`).
 
 use super::budget::Budget;
+use super::herald::Herald;
 use super::ledger::Ledger;
+use super::metrics::Metrics;
 use super::observe::Pods;
 use super::push::Pusher;
 use super::reaper::Reaper;
-use crate::api::{VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
+use crate::domain::announcement::Announcement;
 use crate::domain::pod::Observation;
 use crate::domain::token::Minted;
+use crate::seal::{self, Subject};
 use crate::vault::{self, TokenInfo, TokenLister, TokenOrder, TokenStore};
-use crate::wire::{Push, PushAnswer};
+use crate::wire::{Answer, Parcel, Push};
 use jiff::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
@@ -83,13 +87,29 @@ pub trait World: Send + Sync {
     /// Asks for a sweep soon: a token may be there that nobody knows of.
     fn sweep_soon(&self);
 
-    /// Hands a wrapping token over.
-    fn push(
-        &self,
-        addresses: &[IpAddr],
-        port: u16,
-        push: &Push,
-    ) -> impl Future<Output = Result<PushAnswer, String>> + Send;
+    /// Seals a parcel to a request's public key.
+    ///
+    /// # Errors
+    /// When nothing can be sealed to that key.
+    fn seal(&self, public_key: &str, subject: Subject<'_>, parcel: &Parcel) -> Result<String, String>;
+
+    /// Hands a sealed wrapping token over. What answers may be anybody.
+    fn push(&self, addresses: &[IpAddr], port: u16, push: &Push)
+    -> impl Future<Output = Result<Answer, String>> + Send;
+
+    /// Tells people of what looks like an attack.
+    fn alarm(&self, request: &VaultTokenRequest, alarm: Alarm);
+}
+
+/// What looks like an attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// Somebody else has used a pod's wrapping token.
+    Compromised,
+    /// An init container has refused so many pushes that were not the operator's.
+    ForeignPushes(u32),
+    /// What answered a push could not open it.
+    AnswerUnconfirmed,
 }
 
 /// The real one.
@@ -110,6 +130,10 @@ pub struct Live {
     pub lister: TokenLister,
     /// Wakes the sweep.
     pub sweeps: Arc<Notify>,
+    /// Who tells people.
+    pub herald: Herald,
+    /// What counts.
+    pub metrics: Metrics,
 }
 
 impl World for Live {
@@ -177,7 +201,23 @@ impl World for Live {
         self.sweeps.notify_one();
     }
 
-    async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<PushAnswer, String> {
+    fn seal(&self, public_key: &str, subject: Subject<'_>, parcel: &Parcel) -> Result<String, String> {
+        seal::seal(public_key, subject, parcel)
+    }
+
+    async fn push(&self, addresses: &[IpAddr], port: u16, push: &Push) -> Result<Answer, String> {
         self.pusher.push(addresses, port, push).await
+    }
+
+    fn alarm(&self, request: &VaultTokenRequest, alarm: Alarm) {
+        self.metrics.alarm(alarm);
+        // The others change the request's status, which is told of anyhow.
+        if let Alarm::ForeignPushes(count) = alarm {
+            let note = format!(
+                "the init container refused {count} pushes that were not the operator's; who else can reach its port?"
+            );
+            let reason = Reason::ForeignPushes.as_str().to_owned();
+            self.herald.announce(request, Announcement { warning: true, reason, action: "Deliver", note });
+        }
     }
 }

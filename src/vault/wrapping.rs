@@ -4,6 +4,7 @@ use super::connection::{Answer, Connection};
 use super::error::Error;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use std::collections::HashMap;
 use vaultrs::api::sys::requests::{UnwrapRequest, WrappingLookupRequest};
 
 /// What Vault says of a wrapping token without opening it.
@@ -20,6 +21,8 @@ pub struct Unwrapped {
     pub token: SecretString,
     /// Its accessor.
     pub accessor: String,
+    /// The metadata that it was made with.
+    pub metadata: HashMap<String, String>,
     /// Vault's answer, byte for byte.
     pub answer: Answer,
 }
@@ -38,6 +41,8 @@ struct UnwrapAnswer {
 struct Auth {
     client_token: String,
     accessor: String,
+    #[serde(default)]
+    metadata: Option<HashMap<String, String>>,
 }
 
 impl Connection {
@@ -61,6 +66,7 @@ impl Connection {
         if auth.client_token.is_empty() || auth.accessor.is_empty() {
             return Err(Error::Malformed("it wraps no token"));
         }
-        Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, answer })
+        let metadata = auth.metadata.unwrap_or_default();
+        Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, metadata, answer })
     }
 }

@@ -45,6 +45,10 @@ pub enum Action {
     StartInit { pod: u8 },
     /// A pod's init container looks at its request.
     LookInit { pod: u8 },
+    /// A pod's init container takes the token that its request offers, and its answer is lost.
+    TakeSilently { pod: u8 },
+    /// Somebody who should not uses a wrapping token.
+    Steal { token: u8 },
     /// A pod's init container is killed.
     CrashInit { pod: u8 },
     /// A pod loses its sandbox: its volume is empty, and its init container runs again.
@@ -131,11 +135,14 @@ impl Operator {
         }
         let mut newer = self.requests.values().filter(|other| supersedes(other, &request));
         let superseded_by = newer.find_map(|other| other.metadata.name.clone());
+        let mut own = self.requests.values().filter(|other| other.spec.pod_uid == request.spec.pod_uid);
+        let compromised = own.find(|other| other.is_compromised() && other.metadata.name != request.metadata.name);
+        let compromised_by = compromised.and_then(|other| other.metadata.name.clone());
         let pod_lives = self.pods.contains(&request.spec.pod_uid);
         let executor = self.executor.clone();
         let mut hand = self.hands.remove(&uid).unwrap_or_default();
         let task = Box::pin(async move {
-            let seen = Seen { request: &request, pod_lives, superseded_by };
+            let seen = Seen { request: &request, pod_lives, superseded_by, compromised_by };
             let look = executor.advance(&seen, &mut hand).await;
             (hand, look)
         });
@@ -279,6 +286,8 @@ impl Machine {
             }
             Action::StartInit { pod } => self.with_pod(pod, Model::start_init),
             Action::LookInit { pod } => self.with_pod(pod, Model::look),
+            Action::TakeSilently { pod } => self.with_pod(pod, |model, number| model.take_offered(number, false)),
+            Action::Steal { token } => self.model().steal(token.into()),
             Action::CrashInit { pod } => self.with_pod(pod, |model, number| {
                 if let Init::Waiting { .. } = model.pods[number].init {
                     model.pods[number].init = Init::Off;
@@ -385,6 +394,7 @@ impl Machine {
     /// Everybody does what there is to do.
     fn round(&mut self) -> Result<(), String> {
         self.work_off()?;
+        self.model().clear_alarms();
         let pods = self.model().pods.len();
         for number in 0..pods {
             let mut model = self.model();

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use vault_token_operator::api::{
-    FINALIZER, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus, request_name,
+    Delivery, FINALIZER, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus,
+    request_name,
 };
 use vault_token_operator::cluster;
 use vault_token_operator::domain::pod::{InitState, Observation, PodFacts};
 use vault_token_operator::domain::token::Minted;
+use vault_token_operator::seal::{Receipt, Subject};
 use vault_token_operator::vault::{TokenInfo, TokenOrder};
-use vault_token_operator::wire::{Outcome, Push, PushAnswer};
+use vault_token_operator::wire::{Answer, Outcome, Parcel, Push};
 
 pub const NAMESPACE: &str = "shop";
 pub const CLUSTER: &str = "main";
@@ -70,6 +72,8 @@ pub struct Token {
     pub revoked: bool,
     pub wrapping_expires: Timestamp,
     pub unwrapped: bool,
+    /// Whether somebody has unwrapped it who should not have.
+    pub stolen: bool,
 }
 
 /// A message whose sender has given up on it, and that may still arrive.
@@ -254,10 +258,11 @@ impl Model {
             revoked: false,
             wrapping_expires,
             unwrapped: false,
+            stolen: false,
         });
         Minted {
             wrapping_token: format!("w{accessor}").into(),
-            wrapping_accessor: format!("wa{accessor}"),
+            wrapping_accessor: format!("w{accessor}"),
             creation_path: String::new(),
             token_accessor: accessor,
             wrapping_expires_at: wrapping_expires,
@@ -267,6 +272,15 @@ impl Model {
     pub fn look_up(&self, accessor: &str) -> Option<TokenInfo> {
         if accessor == "own" {
             return Some(TokenInfo { expire_time: None, path: "auth/kubernetes/login".to_owned(), meta: None });
+        }
+        if let Some(accessor) = accessor.strip_prefix('w') {
+            let unused = |token: &&Token| !token.unwrapped && token.wrapping_expires > self.now;
+            let wrapping = self.token(accessor.trim_start_matches('w')).filter(unused);
+            return wrapping.map(|token| TokenInfo {
+                expire_time: Some(token.wrapping_expires),
+                path: String::new(),
+                meta: None,
+            });
         }
         self.token(accessor).map(|token| TokenInfo {
             expire_time: Some(token.expires),
@@ -346,12 +360,15 @@ impl Model {
         let mut names = (0..REQUESTS_PER_POD).map(|digit| request_name(&pod_name, &pod_uid, digit));
         let name = names.find(|name| !self.requests.contains_key(name))?;
         let serial = self.serial();
+        let status_delivery = serial.is_multiple_of(3);
         let spec = VaultTokenRequestSpec {
             pod_name,
             pod_uid,
             sequence: i64::try_from(serial).expect("a number"),
             init_container: "vault-init".to_owned(),
-            port: 8245,
+            public_key: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
+            delivery: if status_delivery { Delivery::Status } else { Delivery::Push },
+            port: (!status_delivery).then_some(8245),
         };
         let uid = format!("r{serial}");
         let mut request = VaultTokenRequest::new(&name, spec);
@@ -376,48 +393,110 @@ impl Model {
         }
     }
 
-    /// I5 and I6: what the init container makes of a push.
-    pub fn push(&mut self, addresses: &[IpAddr], push: &Push) -> Result<PushAnswer, String> {
-        let answer = |outcome| Ok(PushAnswer { outcome, message: String::new() });
+    /// Somebody who should not uses a wrapping token that is on its way.
+    pub fn steal(&mut self, number: usize) {
+        let now = self.now;
+        let unused = |token: &&mut Token| !token.unwrapped && !token.revoked && token.wrapping_expires > now;
+        let mut unused: Vec<_> = self.tokens.iter_mut().filter(unused).collect();
+        let count = unused.len();
+        if count > 0 {
+            (unused[number % count].unwrapped, unused[number % count].stolen) = (true, true);
+        }
+    }
+
+    pub fn push(&mut self, addresses: &[IpAddr], push: &Push) -> Result<Answer, String> {
         let to =
             self.pods.iter().enumerate().position(|(number, pod)| pod.alive() && addresses.contains(&address(number)));
-        let wrapping = push.wrapping_token.expose_secret().to_owned();
-        let accessor = wrapping.trim_start_matches('w').to_owned();
-        if !self.recorded.contains(&accessor) {
-            self.violate(format!("I5: the wrapping token of {accessor} was sent before its record"));
-        }
+        let parcel = opened(&push.sealed);
+        self.sent(&parcel);
         let Some(number) = to else { return Err("connection refused".to_owned()) };
-        let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else {
+        let Init::Waiting { request: (_, uid), .. } = self.pods[number].init.clone() else {
             return Err("connection refused".to_owned());
         };
         if uid != push.request_uid {
             return Err("another request".to_owned());
         }
+        Ok(self.take(number, push.attempt, &parcel))
+    }
+
+    /// I5: whatever is sent was recorded before.
+    fn sent(&mut self, parcel: &Parcel) {
+        let accessor = wrapped_in(parcel);
+        if !self.recorded.contains(&accessor) {
+            self.violate(format!("I5: the wrapping token of {accessor} was sent before its record"));
+        }
+    }
+
+    /// I6: what a waiting init container makes of a parcel.
+    fn take(&mut self, number: usize, attempt: u32, parcel: &Parcel) -> Answer {
+        let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else {
+            unreachable!("it waits");
+        };
+        let pod_uid = self.pods[number].uid.clone();
+        let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+        let answer = |outcome| {
+            let subject = Subject { request_uid: &uid, pod_uid: &pod_uid, attempt };
+            let plain = Answer { attempt, outcome, message: String::new(), refused: 0, mac: String::new() };
+            receipt.sign(subject, plain)
+        };
+        let accessor = wrapped_in(parcel);
         let records = self.requests.get(&name).is_some_and(|request| {
             request.metadata.uid.as_deref() == Some(&uid)
                 && request.phase() == Phase::Issued
-                && request.status.as_ref().is_some_and(|status| status.attempts == push.attempt)
+                && request.status.as_ref().is_some_and(|status| status.attempts == attempt)
                 && accessor_of(request) == Some(&accessor)
         });
         if !records {
             return answer(Outcome::Unused);
         }
-        if held == Some((push.attempt, accessor.clone())) {
+        if held == Some((attempt, accessor.clone())) {
             return answer(Outcome::Stored);
         }
         let now = self.now;
-        let token = self.tokens.iter_mut().find(|token| token.accessor == accessor && !token.revoked);
-        let Some(token) = token.filter(|token| !token.unwrapped && token.wrapping_expires > now) else {
-            return answer(Outcome::Lost);
-        };
-        token.unwrapped = true;
+        let token = self.tokens.iter_mut().find(|token| token.accessor == accessor);
+        match token {
+            Some(token) if token.unwrapped && !token.stolen => return answer(Outcome::Lost),
+            Some(token) if !token.revoked && !token.unwrapped && token.wrapping_expires > now => token.unwrapped = true,
+            _ => return answer(Outcome::Intercepted),
+        }
         self.pods[number].file = Some(accessor.clone());
-        self.pods[number].init = Init::Waiting { request: (name, uid), held: Some((push.attempt, accessor)) };
+        self.pods[number].init =
+            Init::Waiting { request: (name.clone(), uid.clone()), held: Some((attempt, accessor)) };
         answer(Outcome::Stored)
+    }
+
+    /// The init container takes what is in its request's status, and answers there, if it comes to that.
+    pub fn take_offered(&mut self, number: usize, answers: bool) {
+        let Init::Waiting { request: (name, uid), .. } = self.pods[number].init.clone() else { return };
+        let request = self.requests.get(&name).filter(|request| request.metadata.uid.as_deref() == Some(&uid));
+        let Some(status) = request.filter(|request| request.phase() == Phase::Issued).and_then(|it| it.status.clone())
+        else {
+            return;
+        };
+        let Some(sealed) = status.sealed_token.filter(|_| status.answer.is_none()) else { return };
+        let parcel = opened(&sealed);
+        self.sent(&parcel);
+        let answer = self.take(number, status.attempts, &parcel);
+        if answers {
+            let version = self.version();
+            let request = self.requests.get_mut(&name).expect("it was there");
+            request.status.as_mut().expect("it has one").answer = Some(answer);
+            request.metadata.resource_version = version;
+        }
+    }
+
+    /// A person deletes what says that a pod is compromised.
+    pub fn clear_alarms(&mut self) {
+        let alarming = |request: &&VaultTokenRequest| request.is_compromised() && request.phase().is_final();
+        let names: Vec<_> = self.requests.values().filter(alarming).filter_map(|it| it.metadata.name.clone()).collect();
+        for name in names {
+            self.delete(&name);
+        }
     }
 
     /// The init container looks at its request.
     pub fn look(&mut self, number: usize) {
+        self.take_offered(number, true);
         let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else { return };
         let request = self.requests.get(&name).filter(|request| request.metadata.uid.as_deref() == Some(&uid));
         let records = request.is_some_and(|request| {
@@ -462,6 +541,15 @@ impl Model {
     pub fn advance(&mut self, by: Duration) {
         self.now += by;
     }
+}
+
+/// In the simulation a seal is as good as none.
+fn opened(sealed: &str) -> Parcel {
+    serde_json::from_str(sealed).expect("a parcel")
+}
+
+fn wrapped_in(parcel: &Parcel) -> String {
+    parcel.wrapping_token.expose_secret().trim_start_matches('w').to_owned()
 }
 
 pub fn accessor_of(request: &VaultTokenRequest) -> Option<&str> {

@@ -11,9 +11,10 @@ use vault_token_operator::api::{VaultTokenRequest, VaultTokenRequestStatus};
 use vault_token_operator::cluster;
 use vault_token_operator::domain::pod::Observation;
 use vault_token_operator::domain::token::Minted;
-use vault_token_operator::operator::World;
+use vault_token_operator::operator::{Alarm, World};
+use vault_token_operator::seal::Subject;
 use vault_token_operator::vault::{Error, TokenInfo, TokenOrder};
-use vault_token_operator::wire::{Push, PushAnswer};
+use vault_token_operator::wire::{Answer, Parcel, Push};
 
 /// An accessor that a token has left behind: Vault lists it and forbids to look it up (seen on the real one).
 const LEFT_BEHIND: &str = "left-behind";
@@ -179,7 +180,13 @@ impl World for SimWorld {
 
     fn sweep_soon(&self) {}
 
-    async fn push(&self, addresses: &[IpAddr], _: u16, push: &Push) -> Result<PushAnswer, String> {
+    fn seal(&self, _: &str, _: Subject<'_>, parcel: &Parcel) -> Result<String, String> {
+        Ok(serde_json::to_string(parcel).expect("JSON"))
+    }
+
+    fn alarm(&self, _: &VaultTokenRequest, _: Alarm) {}
+
+    async fn push(&self, addresses: &[IpAddr], _: u16, push: &Push) -> Result<Answer, String> {
         let fate = self.gate().await;
         let mut model = self.model();
         match fate {

@@ -39,7 +39,10 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
         (json!({ "spec": { "initContainer": "a b" } }), "initContainer must be the name of a container"),
         (json!({ "metadata": { "name": "web-squatted" } }), "metadata.name must be <spec.podName>-<first 8"),
         (json!({ "metadata": { "name": "web-00000000-0" } }), "metadata.name must be <spec.podName>-<first 8"),
-        (json!({ "spec": { "port": null } }), "spec.port: Required value"),
+        (json!({ "spec": { "port": null } }), "port belongs to the delivery Push, and only to it"),
+        (json!({ "spec": { "delivery": "Status" } }), "port belongs to the delivery Push, and only to it"),
+        (json!({ "spec": { "publicKey": "AAAA" } }), "publicKey must be an X25519 public key: 32 bytes in base64"),
+        (json!({ "spec": { "publicKey": null } }), "spec.publicKey: Required value"),
     ] {
         let mut request = request_for(&pod, 0);
         json_patch::merge(&mut request, &change);
@@ -65,7 +68,7 @@ async fn kubectl_explain_reads_well() {
     while !text.contains("FIELDS") && std::time::Instant::now() < deadline {
         text = cluster.kubectl(&["explain", "vtr.spec"]).await;
     }
-    for field in ["podName", "podUID", "sequence", "initContainer", "port"] {
+    for field in ["podName", "podUID", "sequence", "initContainer", "publicKey", "delivery", "port"] {
         assert!(text.contains(field), "{text}");
     }
     assert!(text.contains("Name of the pod that asks"), "{text}");

@@ -16,6 +16,7 @@ mod life;
 mod login;
 mod outage;
 mod push;
+mod sealed;
 mod secrecy;
 mod support;
 mod sweep;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use vault_token_operator::api::Phase;
-use vault_token_operator::wire::PUSH_PATH;
+use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::seal::{Receipt, Subject, seal};
+use vault_token_operator::wire::{PUSH_PATH, Parcel};
 
 /// Where the operator makes tokens.
 const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
@@ -57,17 +58,27 @@ async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
 async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     let cluster = shared().await;
     let (pod, init) = waiting(cluster, "wrong-push").await;
-    let uid = cluster.request(&pod, 0).await.expect("a request").metadata.uid.expect("a UID");
+    let request = cluster.request(&pod, 0).await.expect("a request");
     let forged = wrapped(cluster, "auth/token/create", "default").await;
 
     assert_eq!(post(&pod, "/", "").await.0, StatusCode::NOT_FOUND);
     assert_eq!(post(&pod, PUSH_PATH, "nonsense").await.0, StatusCode::BAD_REQUEST);
-    let (status, text) = post(&pod, PUSH_PATH, "{\"wrappingToken\": \"hvs.secret\"}").await;
+    let (status, text) = post(&pod, PUSH_PATH, "{\"sealed\": \"hvs.secret\"}").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(!text.contains("hvs.secret"), "I9: {text}");
     assert_eq!(post(&pod, PUSH_PATH, &"x".repeat(1_000_000)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(post(&pod, PUSH_PATH, &push("another", &forged)).await.0, StatusCode::CONFLICT);
-    let (status, text) = post(&pod, PUSH_PATH, &push(&uid, &forged)).await;
+    let mut another = request.clone();
+    another.metadata.uid = Some("another".to_owned());
+    assert_eq!(post(&pod, PUSH_PATH, &push(&another, &forged)).await.0, StatusCode::CONFLICT);
+    let mut unsealed: Value = serde_json::from_str(&push(&request, &forged)).expect("JSON");
+    unsealed["sealed"] = json!("AAAA");
+    assert_eq!(post(&pod, PUSH_PATH, &unsealed.to_string()).await.0, StatusCode::FORBIDDEN);
+    // Sealed for another attempt than it says.
+    let mut replayed: Value = serde_json::from_str(&push(&request, &forged)).expect("JSON");
+    replayed["attempt"] = json!(2);
+    assert_eq!(post(&pod, PUSH_PATH, &replayed.to_string()).await.0, StatusCode::FORBIDDEN);
+    // Whoever may read requests knows the public key.
+    let (status, text) = post(&pod, PUSH_PATH, &push(&request, &forged)).await;
     assert_eq!(status, StatusCode::OK);
     assert!(text.contains("does not record attempt 1 as issued"), "{text}");
     assert!(!pod.volume.join("token").exists());
@@ -76,10 +87,12 @@ async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     assert_eq!(get.send().await.expect("an answer").status(), StatusCode::METHOD_NOT_ALLOWED);
 
     served_after_all(cluster, &pod, &init).await;
+    // What is no push at all is not counted among them: nonsense, one that is no JSON, another request's, two that do not open.
+    cluster.until_described("pod", "web", "wrong-push", "refused 5 pushes that were not the operator's").await;
 }
 
 /// A pod whose request records this accessor as that of its first attempt, while no operator runs.
-async fn recorded(cluster: &Cluster, name: &str, accessor: &Value) -> (PodHandle, Init, String) {
+async fn recorded(cluster: &Cluster, name: &str, accessor: &Value) -> (PodHandle, Init, VaultTokenRequest) {
     let (pod, init) = waiting(cluster, name).await;
     cluster.system.kill_operator();
     let request = cluster.request(&pod, 0).await.expect("a request");
@@ -88,33 +101,47 @@ async fn recorded(cluster: &Cluster, name: &str, accessor: &Value) -> (PodHandle
     let params = kube::api::PatchParams::default();
     let patch = kube::api::Patch::Merge(&status);
     cluster.requests(&pod.namespace).patch_status(&name, &params, &patch).await.expect("a status");
-    (pod, init, request.metadata.uid.expect("a UID"))
+    (pod, init, request)
 }
 
-fn push(uid: &str, wrap: &Value) -> String {
-    json!({ "requestUID": uid, "attempt": 1, "wrappingToken": wrap["token"], "creationPath": wrap["creation_path"] })
-        .to_string()
+/// A push as the operator makes it, which anybody can make who knows the request.
+fn push(request: &VaultTokenRequest, wrap: &Value) -> String {
+    let text = |field: &str| wrap[field].as_str().expect("a text").to_owned();
+    let receipt = Receipt::generate().expect("a receipt").encoded();
+    let parcel =
+        Parcel { wrapping_token: text("token").into(), creation_path: text("creation_path"), receipt: receipt.into() };
+    let request_uid = request.metadata.uid.as_deref().expect("a UID");
+    let subject = Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt: 1 };
+    let sealed = seal(&request.spec.public_key, subject, &parcel).expect("sealed");
+    json!({ "requestUID": request_uid, "attempt": 1, "sealed": sealed }).to_string()
 }
 
 #[tokio::test]
 async fn i6_a_forged_push_after_the_record_is_refused() {
     let (cluster, _guard) = alone().await;
-    let (pod, init, uid) = recorded(cluster, "forged-push", &json!("of-another-token")).await;
+    let (pod, init, request) = recorded(cluster, "forged-push", &json!("of-another-token")).await;
 
     // Not by way of a token role at all: it stays unopened.
     let elsewhere = wrapped(cluster, "auth/token/create", "default").await;
-    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &elsewhere)).await;
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &elsewhere)).await;
     assert!(text.contains("not made by creating a token as the operator says"), "{text}");
     let opened = json!({ "token": elsewhere["token"] });
     cluster.vault().must(Method::POST, "sys/wrapping/lookup", Some(&opened)).await.expect("it was opened");
 
     // By way of the operator's own token role: only the accessor tells.
     let forged = wrapped(cluster, ROLE_PATH, "shop-read").await;
-    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &forged)).await;
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &forged)).await;
     assert!(text.contains("another token than the one that the request records"), "{text}");
-    assert!(text.contains("\"lost\""), "{text}");
-    let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &forged)).await;
-    assert!(text.contains("was used before, or has expired"), "{text}");
+    assert!(text.contains("\"Lost\""), "{text}");
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &forged)).await;
+    assert!(text.contains("was used before, or has expired"), "its own doing is no alarm: {text}");
+
+    // One that somebody else has used by now.
+    let used = wrapped(cluster, ROLE_PATH, "shop-read").await;
+    let body = json!({ "token": used["token"] });
+    cluster.vault().must(Method::POST, "sys/wrapping/unwrap", Some(&body)).await.expect("unwrapped");
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &used)).await;
+    assert!(text.contains("\"Intercepted\""), "{text}");
 
     let names: Vec<_> = std::fs::read_dir(&pod.volume).expect("a folder").collect();
     assert!(names.is_empty(), "a token was accepted that the request does not record: {names:?}");
@@ -126,19 +153,19 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
 async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() {
     let (cluster, _guard) = alone().await;
     let wrap = wrapped(cluster, ROLE_PATH, "shop-read").await;
-    let (pod, _init, uid) = recorded(cluster, "push-breaks-off", &wrap["wrapped_accessor"]).await;
+    let (pod, _init, request) = recorded(cluster, "push-breaks-off", &wrap["wrapped_accessor"]).await;
     cluster.vault().pause();
     let url = format!("http://{}{PUSH_PATH}", SocketAddr::new(pod.address, INIT_PORT));
     let impatient =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(500)).build().expect("a client");
-    let sent = impatient.post(url).body(push(&uid, &wrap)).send().await;
+    let sent = impatient.post(url).body(push(&request, &wrap)).send().await;
     cluster.vault().resume();
     assert!(sent.expect_err("it was answered").is_timeout());
     // The next push of the same token finds it stored.
     let deadline = Instant::now() + LIMIT;
     loop {
-        let (_, text) = post(&pod, PUSH_PATH, &push(&uid, &wrap)).await;
-        match text.contains("\"stored\"") {
+        let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
+        match text.contains("\"Stored\"") {
             true => break,
             false => assert!(Instant::now() < deadline, "{text}"),
         }

@@ -18,6 +18,7 @@ use testbed::system::System;
 use testbed::vault::VaultServer;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use vault_token_operator::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus, request_name};
+use vault_token_operator::seal::OneTimeKey;
 
 /// How long anything may take that should take milliseconds, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -380,7 +381,8 @@ pub fn request_for(pod: &PodHandle, digit: u8) -> Value {
         "metadata": { "name": request_name(&pod.name, &pod.uid, digit), "namespace": pod.namespace,
             "finalizers": [vault_token_operator::api::FINALIZER] },
         "spec": { "podName": pod.name, "podUID": pod.uid, "sequence": 1,
-            "initContainer": testbed::kubelet::INIT_CONTAINER, "port": testbed::kubelet::INIT_PORT },
+            "initContainer": testbed::kubelet::INIT_CONTAINER, "port": testbed::kubelet::INIT_PORT,
+            "publicKey": OneTimeKey::generate().expect("a key").public() },
     })
 }
 

@@ -193,19 +193,21 @@ async fn a_sweep_that_breaks_off_says_what_it_has_done_and_is_repeated_soon() {
     for _ in 0..3 {
         orphans.push(token(cluster, ROLE_PATH, &meta(&gone, "no-such-request", "2026-01-01T00:00:01Z")).await);
     }
-    let proxy = Proxy::before_server(cluster.system.testbed().run(), cluster.vault().address()).await.expect("a proxy");
-    let mut revocations = 0;
+    let plane = cluster.plane().server_url();
+    let proxy = Proxy::before_server(cluster.system.testbed().run(), plane).await.expect("a proxy");
+    let mut looks = 0;
+    // Nobody but the sweep asks for a pod that is gone: once for each orphan.
     proxy.follow(move |call| {
-        revocations += u32::from(call.path.ends_with("auth/token/revoke-accessor"));
-        match call.path.ends_with("auth/token/revoke-accessor") && revocations == 2 {
+        looks += u32::from(call.path.ends_with("/broken-sweep/pods/gone"));
+        match call.path.ends_with("/broken-sweep/pods/gone") && looks == 2 {
             true => Fault::Before(Break::Answer(StatusCode::INTERNAL_SERVER_ERROR)),
             false => Fault::None,
         }
     });
     cluster.system.kill_operator();
+    let kubeconfig = cluster.system.operator_kubeconfig_at(&proxy.url()).expect("a kubeconfig");
     // The next sweep by the clock would be in a quarter of an hour.
-    let settings = [("VAULT_ADDR", proxy.url()), ("VTO_SWEEP_INTERVAL", "15m".to_owned())];
-    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let settings = [("KUBECONFIG", &*kubeconfig.to_string_lossy()), ("VTO_SWEEP_INTERVAL", "15m")];
     cluster.system.start_operator(&settings).await.expect("the operator starts");
     let health = cluster.until_healthy("broke off, and is repeated").await;
     assert!(number(&health, " without a request revoked") >= 1, "{health}");

@@ -53,6 +53,7 @@ pub async fn run(short: bool) -> Result<(), Error> {
         ttl: "60s",
         longest: Duration::from_secs(40),
         clumsy: 8,
+        status: 5,
         stormy: true,
     };
     let load = Load::new(system, kubelet, plan).await?;

@@ -12,11 +12,12 @@ use crate::report;
 use crate::system::System;
 
 /// The calls that change the world; each has a point before its answer and one after it.
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 14] = [
     "attempt",
     "mint",
     "record",
     "push",
+    "offer",
     "delivery",
     "renew",
     "renewal",
@@ -28,7 +29,7 @@ const CALLS: [&str; 13] = [
     "deletion",
 ];
 /// Those that come up seldom: the operator dies at the first.
-const SELDOM: [&str; 4] = ["renew", "renewal", "abandonment", "clearing"];
+const SELDOM: [&str; 5] = ["offer", "renew", "renewal", "abandonment", "clearing"];
 /// How often the operator is killed at each point: in CI, and in earnest.
 const SHORT: usize = 4;
 const LONG: usize = 40;
@@ -44,6 +45,7 @@ const PLAN: Plan = Plan {
     ttl: "15s",
     longest: Duration::from_secs(25),
     clumsy: 2,
+    status: 3,
     stormy: false,
 };
 /// Settings that do.

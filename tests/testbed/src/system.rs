@@ -88,6 +88,14 @@ impl System {
         must_succeed(self.testbed.control_plane().kubectl(&create).await?, "kubectl create rolebinding").map(drop)
     }
 
+    /// Lets the pods of such a namespace take their tokens from the status of their requests.
+    pub async fn allow_status_delivery(&self, namespace: &str) -> Result<(), Error> {
+        let account = format!("--serviceaccount={namespace}:default");
+        let role = "vault-token-requester-status";
+        let create = ["create", "rolebinding", role, "--namespace", namespace, "--clusterrole", role, &account];
+        must_succeed(self.testbed.control_plane().kubectl(&create).await?, "kubectl create rolebinding").map(drop)
+    }
+
     /// What it stands on.
     pub const fn testbed(&self) -> &Testbed {
         &self.testbed

@@ -40,6 +40,8 @@ pub struct Plan {
     pub longest: Duration,
     /// Of so many init containers one is killed once.
     pub clumsy: usize,
+    /// Of so many pods one takes its token from the status of its request.
+    pub status: usize,
     /// Whether pushes to them meet faults.
     pub stormy: bool,
 }
@@ -70,6 +72,7 @@ impl Load {
     /// Makes the namespace of the pods. There are none yet.
     pub async fn new(system: System, kubelet: Kubelet, plan: Plan) -> Result<Arc<Self>, Error> {
         system.create_workload_namespace(plan.namespace).await?;
+        system.allow_status_delivery(plan.namespace).await?;
         let (stop, next, servers) = (AtomicBool::new(false), AtomicUsize::new(0), RwLock::default());
         Ok(Arc::new(Self { system, plan, kubelet, stop, next, seen: Mutex::default(), servers }))
     }
@@ -181,6 +184,9 @@ impl Load {
         if let Some((proxy, listen)) = &proxy {
             proxy.follow(storm(fastrand::u64(..)));
             settings.push(("VTO_LISTEN", listen));
+        }
+        if fastrand::usize(..self.plan.status) == 0 {
+            settings.push(("VTO_DELIVERY", "status"));
         }
         loop {
             let init = self.start_init(pod, &settings).await?;

@@ -1,0 +1,182 @@
+//! What is said under the seal: interceptions, answers of strangers, and delivery by way of the status.
+
+use crate::support::{Cluster, alone, condition, ended, reason, request_for, shared, token_of};
+use kube::api::PostParams;
+use reqwest::Method;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use testbed::kubelet::{INIT_PORT, PodHandle, PodSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
+use vault_token_operator::wire::{Answer, Outcome, Parcel, Push};
+
+/// An init container that the test plays itself.
+struct Played {
+    pod: PodHandle,
+    key: OneTimeKey,
+    request: VaultTokenRequest,
+    listener: TcpListener,
+}
+
+impl Played {
+    async fn new(cluster: &Cluster, namespace: &str) -> Self {
+        let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
+        let listener = TcpListener::bind((pod.address, INIT_PORT)).await.expect("an address");
+        let key = OneTimeKey::generate().expect("a key");
+        let mut request = request_for(&pod, 0);
+        request["spec"]["publicKey"] = json!(key.public());
+        let request = serde_json::from_value(request).expect("a request");
+        let request = cluster.requests(namespace).create(&PostParams::default(), &request).await.expect("created");
+        cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+        Self { pod, key, request, listener }
+    }
+
+    /// Takes one push, opens it, and answers what `reply` makes of it.
+    async fn answer<F: Future<Output = Answer>>(&self, reply: impl Fn(Parcel, Receipt, u32) -> F) {
+        let (mut stream, _) = self.listener.accept().await.expect("a connection");
+        let mut bytes = Vec::new();
+        let push = loop {
+            assert!(stream.read_buf(&mut bytes).await.expect("bytes") > 0, "the push ended early");
+            let text = String::from_utf8_lossy(&bytes);
+            let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+            if let Ok(push) = serde_json::from_str::<Push>(&body) {
+                break push;
+            }
+        };
+        assert!(!String::from_utf8_lossy(&bytes).contains("hvs."), "the push is sealed");
+        let parcel = self.key.open(&push.sealed, self.subject(push.attempt)).expect("it opens");
+        let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+        let answer = serde_json::to_string(&reply(parcel, receipt, push.attempt).await).expect("JSON");
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", answer.len());
+        stream.write_all(format!("{head}{answer}").as_bytes()).await.expect("written");
+    }
+
+    fn subject(&self, attempt: u32) -> Subject<'_> {
+        let request_uid = self.request.metadata.uid.as_deref().expect("a UID");
+        Subject { request_uid, pod_uid: &self.pod.uid, attempt }
+    }
+
+    fn signed(&self, receipt: &Receipt, attempt: u32, outcome: Outcome) -> Answer {
+        let plain = Answer { attempt, outcome, message: "as said".to_owned(), refused: 0, mac: String::new() };
+        receipt.sign(self.subject(attempt), plain)
+    }
+}
+
+async fn unwrap(cluster: &Cluster, parcel: &Parcel) -> Value {
+    let body = json!({ "token": parcel.wrapping_token.expose_secret() });
+    cluster.vault().must(Method::POST, "sys/wrapping/unwrap", Some(&body)).await.expect("unwrapped")
+}
+
+#[tokio::test]
+async fn a_wrapping_token_that_somebody_else_used_is_revoked_and_its_pod_waits_for_a_person() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("intercepted").await;
+    let played = Played::new(cluster, &namespace).await;
+    let stolen = tokio::sync::Mutex::new(None);
+    played
+        .answer(async |parcel, receipt, attempt| {
+            *stolen.lock().await = Some(unwrap(cluster, &parcel).await);
+            played.signed(&receipt, attempt, Outcome::Intercepted)
+        })
+        .await;
+    let failed = cluster.until_phase(&played.pod, Phase::Failed).await;
+    let (value, why, message) = condition(&failed, "Compromised");
+    assert_eq!((value.as_str(), why.as_str()), ("True", "WrappingTokenUsed"));
+    assert!(message.contains("somebody else used the wrapping token") && message.contains("delete this request"));
+    assert_eq!(failed.status.as_ref().expect("a status").attempts, 1, "no further attempt");
+    let stolen = stolen.lock().await.clone().expect("a token");
+    let token = stolen["auth"]["client_token"].as_str().expect("a token").into();
+    assert!(!cluster.accepts(&token).await, "it is revoked at once");
+    cluster.until_described("pod", "web", &namespace, "WrappingTokenUsed").await;
+
+    // The kubelet starts the init container again, and its request waits until a person has seen to it.
+    drop(played.listener);
+    let init = cluster.init(&played.pod).await;
+    let requests = cluster.requests(&namespace);
+    let second = vault_token_operator::api::request_name(&played.pod.name, &played.pod.uid, 1);
+    cluster.until_described("vtr", &second, &namespace, "PodCompromised").await;
+    assert_eq!(init.exit_status(), None, "it waits");
+    assert_eq!(reason(&requests.get(&second).await.expect("a request")), "PodCompromised");
+    cluster.kubectl(&["delete", "vtr", failed.metadata.name.as_deref().expect("a name"), "-n", &namespace]).await;
+    assert!(ended(&init).await.success(), "{}", init.termination_message());
+    assert!(cluster.accepts(&token_of(&played.pod)).await);
+}
+
+#[tokio::test]
+async fn an_interception_that_is_none_raises_no_alarm() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("cried-wolf").await;
+    let played = Played::new(cluster, &namespace).await;
+    // Its Vault is another one, which does not know the wrapping token.
+    played.answer(async |_, receipt, attempt| played.signed(&receipt, attempt, Outcome::Intercepted)).await;
+    let told = |request: &VaultTokenRequest| reason(request) == "PushFailed";
+    let waiting = cluster.until(&played.pod, "word of the wrong Vault", told).await;
+    assert_eq!(waiting.phase(), Phase::Issued);
+    assert!(condition(&waiting, "Delivered").2.contains("VAULT_ADDR and VAULT_NAMESPACE"), "{waiting:#?}");
+    // The same wrapping token comes again, and can be used now.
+    played
+        .answer(async |parcel, receipt, attempt| {
+            unwrap(cluster, &parcel).await;
+            played.signed(&receipt, attempt, Outcome::Stored)
+        })
+        .await;
+    cluster.until_phase(&played.pod, Phase::Delivered).await;
+}
+
+#[tokio::test]
+async fn whoever_answers_without_the_receipt_confirms_and_reports_nothing() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let namespace = cluster.namespace("no-receipt").await;
+    let played = Played::new(cluster, &namespace).await;
+    for outcome in [Outcome::Stored, Outcome::Intercepted] {
+        let stranger = Receipt::generate().expect("a receipt");
+        played.answer(async |_, _, attempt| played.signed(&stranger, attempt, outcome)).await;
+        let told = |request: &VaultTokenRequest| reason(request) == "PushFailed";
+        let waiting = cluster.until(&played.pod, "word of a stranger", told).await;
+        assert_eq!((waiting.phase(), waiting.is_compromised()), (Phase::Issued, false));
+        assert!(condition(&waiting, "Delivered").2.contains("it is not the init container"), "{waiting:#?}");
+    }
+    cluster.assert_counted(&["alarms_total{kind=\"answer_unconfirmed\"} 2"]).await;
+    cluster.kubelet.remove(cluster.plane(), &played.pod).await.expect("removed");
+    cluster.until_phase(&played.pod, Phase::Revoked).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("by-status").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    let mut spec = PodSpec::new(&namespace, "web", "shop-read", "1h");
+    // What a push is never sent to.
+    spec.patch = json!({ "spec": { "hostNetwork": true } });
+    let pod = cluster.pod(&spec).await;
+    let init = cluster.init_with(&pod, &[("VTO_DELIVERY", "status")]).await;
+    cluster.ended_well(&pod, &init).await;
+    assert!(cluster.accepts(&token_of(&pod)).await);
+    let delivered = cluster.until_phase(&pod, Phase::Delivered).await;
+    let status = delivered.status.expect("a status");
+    assert_eq!((status.sealed_token, status.answer), (None, None), "the blob is gone");
+    assert_eq!(cluster.live_tokens(&pod).await, 1);
+    let url = format!("http://{}:{INIT_PORT}", pod.address);
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    assert!(client.get(url).send().await.is_err_and(|error| error.is_connect()), "nobody listens");
+}
+
+#[tokio::test]
+async fn init_says_which_role_it_lacks_when_it_may_not_answer_in_the_status() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[("VTO_WRAPPING_TTL", "2s")]).await.expect("the operator starts");
+    let namespace = cluster.namespace("no-status-role").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init_with(&pod, &[("VTO_DELIVERY", "status")]).await;
+    // It cannot confirm, so each attempt is given up and its token revoked, until there are no more.
+    cluster.until_phase(&pod, Phase::Failed).await;
+    assert!(!ended(&init).await.success());
+    assert!(cluster.init_log(&pod).contains("vault-token-requester-status"), "{}", cluster.init_log(&pod));
+    assert_eq!(cluster.live_tokens(&pod).await, 0);
+}
