@@ -42,6 +42,11 @@ async fn post(pod: &PodHandle, path: &str, body: &str) -> (StatusCode, String) {
 
 /// A wrapping token for a token that somebody else made at this path.
 async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
+    wrapped_for(cluster, path, policy, "nobody").await
+}
+
+/// The same, with the UID of a pod in the token's metadata.
+async fn wrapped_for(cluster: &Cluster, path: &str, policy: &str, pod_uid: &str) -> Value {
     let address = format!("{}/v1/{path}", cluster.vault().address());
     let pem = std::fs::read(cluster.vault().ca_path()).expect("a file");
     let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
@@ -50,7 +55,7 @@ async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
         .post(address)
         .header("X-Vault-Token", cluster.vault().root_token().expose_secret())
         .header("X-Vault-Wrap-TTL", "90s")
-        .json(&json!({ "policies": [policy], "ttl": "1h" }));
+        .json(&json!({ "policies": [policy], "ttl": "1h", "meta": { "pod_uid": pod_uid } }));
     request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
 }
 
@@ -91,17 +96,16 @@ async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     cluster.until_described("pod", "web", "wrong-push", "refused 5 pushes that were not the operator's").await;
 }
 
-/// A pod whose request records this accessor as that of its first attempt, while no operator runs.
-async fn recorded(cluster: &Cluster, name: &str, accessor: &Value) -> (PodHandle, Init, VaultTokenRequest) {
-    let (pod, init) = waiting(cluster, name).await;
+/// Ends the operator, and lets the pod's request record this accessor as that of its first attempt.
+async fn record(cluster: &Cluster, pod: &PodHandle, accessor: &Value) -> VaultTokenRequest {
     cluster.system.kill_operator();
-    let request = cluster.request(&pod, 0).await.expect("a request");
+    let request = cluster.request(pod, 0).await.expect("a request");
     let status = json!({ "status": { "phase": "Issued", "attempts": 1, "tokenAccessor": accessor } });
     let name = crate::support::name(&request);
     let params = kube::api::PatchParams::default();
     let patch = kube::api::Patch::Merge(&status);
     cluster.requests(&pod.namespace).patch_status(&name, &params, &patch).await.expect("a status");
-    (pod, init, request)
+    request
 }
 
 /// A push as the operator makes it, which anybody can make who knows the request.
@@ -119,7 +123,8 @@ fn push(request: &VaultTokenRequest, wrap: &Value) -> String {
 #[tokio::test]
 async fn i6_a_forged_push_after_the_record_is_refused() {
     let (cluster, _guard) = alone().await;
-    let (pod, init, request) = recorded(cluster, "forged-push", &json!("of-another-token")).await;
+    let (pod, init) = waiting(cluster, "forged-push").await;
+    let request = record(cluster, &pod, &json!("of-another-token")).await;
 
     // Not by way of a token role at all: it stays unopened.
     let elsewhere = wrapped(cluster, "auth/token/create", "default").await;
@@ -152,8 +157,9 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
 #[tokio::test]
 async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() {
     let (cluster, _guard) = alone().await;
-    let wrap = wrapped(cluster, ROLE_PATH, "shop-read").await;
-    let (pod, _init, request) = recorded(cluster, "push-breaks-off", &wrap["wrapped_accessor"]).await;
+    let (pod, _init) = waiting(cluster, "push-breaks-off").await;
+    let wrap = wrapped_for(cluster, ROLE_PATH, "shop-read", &pod.uid).await;
+    let request = record(cluster, &pod, &wrap["wrapped_accessor"]).await;
     cluster.vault().pause();
     let url = format!("http://{}{PUSH_PATH}", SocketAddr::new(pod.address, INIT_PORT));
     let impatient =
@@ -171,6 +177,17 @@ async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() 
         }
     }
     assert!(cluster.accepts(&token_of(&pod)).await);
+}
+
+#[tokio::test]
+async fn i6_a_token_that_was_made_for_another_pod_is_refused_though_the_request_records_it() {
+    let (cluster, _guard) = alone().await;
+    let (pod, _init) = waiting(cluster, "another-pods").await;
+    let wrap = wrapped_for(cluster, ROLE_PATH, "shop-read", "another").await;
+    let request = record(cluster, &pod, &wrap["wrapped_accessor"]).await;
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
+    assert!(text.contains("the token was made for another pod"), "{text}");
+    assert!(!pod.volume.join("token").exists());
 }
 
 #[tokio::test]
