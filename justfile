@@ -25,7 +25,7 @@ lint:
 
 # Write crds/ from the Rust types.
 crds:
-    cargo run --quiet -- crds > crds/vaulttokenrequests.yaml
+    cargo run --quiet -- crds > crds/vaultproject.io.yaml
 
 # All that CI does.
 ci:

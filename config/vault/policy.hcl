@@ -6,6 +6,11 @@ path "auth/token/create/vault-token-operator-main" {
   capabilities = ["create", "update", "sudo"]
 }
 
+# See whether its token roles are there, to say so where one is not.
+path "auth/token/roles/vault-token-operator-main" {
+  capabilities = ["read"]
+}
+
 # Look at, renew and revoke tokens by their accessors.
 path "auth/token/lookup-accessor" {
   capabilities = ["update"]

@@ -2,9 +2,14 @@
 //!
 //! `crds/` is generated from these types by `vault-token-operator crds`.
 
+mod binding;
 mod reason;
 mod request;
 
+pub use binding::{
+    NamespaceSelector, SelfRenewal, Subject, Value, VaultPolicyBinding, VaultPolicyBindingSpec,
+    VaultPolicyBindingStatus,
+};
 pub use reason::{ConditionType, Reason};
 pub use request::{
     Attempt, AttemptOutcome, Delivery, Phase, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus,
@@ -41,5 +46,5 @@ pub fn request_name(pod_name: &str, pod_uid: &str, digit: u8) -> String {
 pub fn custom_resource_definitions()
 -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![VaultTokenRequest::crd()]
+    vec![VaultPolicyBinding::crd(), VaultTokenRequest::crd()]
 }

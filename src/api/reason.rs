@@ -64,6 +64,14 @@ reasons! {
     PoliciesInvalid,
     /// The annotation `vaultproject.io/ttl` is no duration, or one out of bounds.
     TTLInvalid,
+    /// No binding grants what the pod asks for. It is served as soon as one does.
+    NotGranted,
+    /// No binding grants the token's policies any more; it is revoked after a grace period.
+    GrantLost,
+    /// The grace period of a token that lost its grant is over; it is being revoked.
+    GrantEnded,
+    /// So many tokens have lost their grants at once that a person has to look at it before they are revoked.
+    RevocationHeld,
     /// No pod of that name is in the request's namespace.
     PodNotFound,
     /// The pod of that name is another one: it was deleted and made anew.
@@ -94,6 +102,8 @@ reasons! {
     VaultForbids,
     /// Vault refused to make a token with these policies: the token role does not allow them.
     VaultRefused,
+    /// Vault made another token than it was asked for; it was revoked.
+    TokenUnfit,
     /// An attempt is under way.
     Minting,
     /// Vault made the token, and its accessors are recorded.

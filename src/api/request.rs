@@ -1,6 +1,6 @@
 //! `VaultTokenRequest`: one pod's request for a token, and the record of what became of it.
 
-use super::ConditionType;
+use super::{ConditionType, Reason};
 use crate::wire::Answer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
@@ -30,6 +30,7 @@ use std::fmt;
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When Vault ends the token unless it is renewed"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when the request is there"),
     printcolumn(name = "Accessor", type_ = "string", json_path = ".status.tokenAccessor", description = "Joins Vault's audit log", priority = 1),
+    printcolumn(name = "Binding", type_ = "string", json_path = ".status.grantedBy", description = "The VaultPolicyBinding that grants the policies", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why the request is in this phase", priority = 1)
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create another request instead"))]
@@ -125,6 +126,10 @@ pub struct VaultTokenRequestStatus {
     /// The Vault policies of the token, as verified.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+
+    /// The binding that grants them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted_by: Option<String>,
 
     /// The token's period, in Go's notation: how long it lives without being renewed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,7 +233,7 @@ pub enum Phase {
     Revoking,
     /// The token is dead. Final.
     Revoked,
-    /// The pod may not have what it asks for. Final.
+    /// The pod may not have what it asks for. Final, unless it is for want of a grant.
     Denied,
     /// The request came to its end without a token. Final.
     Failed,
@@ -258,6 +263,11 @@ impl VaultTokenRequest {
         self.status.as_ref().is_some_and(VaultTokenRequestStatus::is_compromised)
     }
 
+    /// Whether the request has come to its end. One that is denied for want of a grant has not: a binding may grant it yet.
+    pub fn is_over(&self) -> bool {
+        self.phase().is_final() && !self.status.as_ref().is_some_and(VaultTokenRequestStatus::awaits_grant)
+    }
+
     /// Whether the request's finalizer is in place.
     pub fn has_finalizer(&self) -> bool {
         self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == super::FINALIZER)
@@ -265,6 +275,11 @@ impl VaultTokenRequest {
 }
 
 impl VaultTokenRequestStatus {
+    /// Whether it is denied for want of a grant.
+    pub fn awaits_grant(&self) -> bool {
+        self.phase == Some(Phase::Denied) && self.reason.as_deref() == Some(Reason::NotGranted.as_str())
+    }
+
     /// Whether the condition Compromised is there.
     pub fn is_compromised(&self) -> bool {
         let compromised = ConditionType::Compromised.as_str();

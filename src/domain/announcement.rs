@@ -27,7 +27,7 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
         Phase::Delivered if entered => (false, "Deliver", text(ConditionType::Delivered)),
         // The pod may still run, with a token that is dead.
         Phase::Revoked if entered => {
-            let alarming = [Reason::RequestDeleted, Reason::TokenExpired].map(Reason::as_str);
+            let alarming = [Reason::RequestDeleted, Reason::TokenExpired, Reason::GrantLost].map(Reason::as_str);
             (alarming.contains(&reason.as_str()), "Revoke", text(ConditionType::Revoked))
         }
         Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
@@ -52,6 +52,8 @@ fn held_up(reason: &str) -> Option<&'static str> {
         (Reason::RenewalFailed, "Renew"),
         (Reason::DeliveryForgotten, "Deliver"),
         (Reason::PodCompromised, "Wait"),
+        (Reason::GrantLost, "Revoke"),
+        (Reason::RevocationHeld, "Revoke"),
     ]
     .into_iter()
     .find(|(known, _)| known.as_str() == reason)

@@ -2,6 +2,7 @@
 
 use super::address::PodNetworks;
 use super::pod::{InitState, Observation, PodFacts};
+use super::rules::{Rule, Rules};
 use super::{duration, policies};
 use crate::api::{Delivery, POLICIES_ANNOTATION, Reason, TTL_ANNOTATION, VaultTokenRequest};
 use crate::seal::is_public_key;
@@ -22,6 +23,8 @@ pub struct Limits {
     pub networks: PodNetworks,
     /// How long a request is kept once its token is dead.
     pub retention: Duration,
+    /// How long a token lives on whose policies are not granted any more.
+    pub grace: Duration,
 }
 
 /// What a verified pod gets.
@@ -31,6 +34,12 @@ pub struct Grant {
     pub policies: Vec<String>,
     /// Period of the token, in whole seconds.
     pub ttl: Duration,
+    /// The name of the binding that grants it.
+    pub granted_by: String,
+    /// The Vault token role that it is made through.
+    pub token_role: String,
+    /// Whether the token may renew itself.
+    pub self_renewal: bool,
 }
 
 /// Why something is so: a reason for machines, a sentence for people.
@@ -63,7 +72,7 @@ pub enum Verdict {
 }
 
 /// Verifies the pod of a request from a fresh read of it, and reads what it asks for from its annotations.
-pub fn verify(request: &VaultTokenRequest, pod: &Observation, limits: &Limits) -> Verdict {
+pub fn verify(request: &VaultTokenRequest, pod: &Observation, rules: &Rules, limits: &Limits) -> Verdict {
     let name = &request.spec.pod_name;
     let facts = match pod {
         Observation::Present(facts) => facts,
@@ -104,7 +113,8 @@ pub fn verify(request: &VaultTokenRequest, pod: &Observation, limits: &Limits) -
             ),
         );
     }
-    match grant(facts, limits) {
+    let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+    match grant(facts, namespace, request.spec.delivery, rules, limits) {
         Ok(grant) => readiness(request, facts, limits).map_or(Verdict::Granted(grant), |verdict| verdict),
         Err(why) => Verdict::Denied(why),
     }
@@ -147,8 +157,17 @@ fn readiness(request: &VaultTokenRequest, facts: &PodFacts, limits: &Limits) -> 
     ))
 }
 
-/// Reads the annotations.
-fn grant(facts: &PodFacts, limits: &Limits) -> Result<Grant, Why> {
+/// What a pod asks for in its annotations, if one rule grants all of it.
+///
+/// # Errors
+/// Why it gets nothing: an annotation that is wrong, or what is not granted.
+pub fn grant(
+    facts: &PodFacts,
+    namespace: &str,
+    delivery: Delivery,
+    rules: &Rules,
+    limits: &Limits,
+) -> Result<Grant, Why> {
     let Some(annotation) = &facts.policies else {
         return Err(Why::new(
             Reason::PoliciesMissing,
@@ -161,13 +180,60 @@ fn grant(facts: &PodFacts, limits: &Limits) -> Result<Grant, Why> {
     let policies = policies::parse(annotation).map_err(|why| {
         Why::new(Reason::PoliciesInvalid, format!("the pod's annotation {POLICIES_ANNOTATION} {why}"))
     })?;
-    let ttl = match &facts.ttl {
-        Some(annotation) => ttl(annotation, limits.max_ttl).map_err(|why| {
-            Why::new(Reason::TTLInvalid, format!("the pod's annotation {TTL_ANNOTATION} is wrong: {why}"))
-        })?,
-        None => limits.default_ttl,
+    let wrong = |why| Why::new(Reason::TTLInvalid, format!("the pod's annotation {TTL_ANNOTATION} is wrong: {why}"));
+    let asked = facts.ttl.as_deref().map(|annotation| ttl(annotation, limits.max_ttl)).transpose().map_err(wrong)?;
+    let rule = granting(facts, namespace, delivery, &policies, asked, rules)?;
+    Ok(Grant {
+        policies,
+        ttl: asked.unwrap_or(rule.default_ttl),
+        granted_by: rule.name.clone(),
+        token_role: rule.token_role.clone(),
+        self_renewal: rule.self_renewal,
+    })
+}
+
+/// The first rule by name that grants all of it. The messages name no binding: those of others are nobody's business.
+fn granting<'a>(
+    facts: &PodFacts,
+    namespace: &str,
+    delivery: Delivery,
+    policies: &[String],
+    ttl: Option<Duration>,
+    rules: &'a Rules,
+) -> Result<&'a Rule, Why> {
+    let whom = format!("the service account {} of the namespace {namespace}", facts.service_account);
+    let rules = rules.of(namespace, &facts.service_account);
+    let refused = |message: String| Why::new(Reason::NotGranted, message);
+    if let Some(policy) = policies.iter().find(|policy| !rules.iter().any(|rule| rule.grants(policy))) {
+        return Err(refused(format!(
+            "the policy {} is not granted to {whom}; ask whoever manages VaultPolicyBindings for it. The request is served as \
+             soon as it is granted",
+            quote(policy)
+        )));
+    }
+    let whole: Vec<_> = rules.into_iter().filter(|rule| policies.iter().all(|policy| rule.grants(policy))).collect();
+    if whole.is_empty() {
+        return Err(refused(format!(
+            "each of the policies {} is granted to {whom}, but no one VaultPolicyBinding grants all of them, and one must grant \
+             the whole request",
+            policies.join(", ")
+        )));
+    }
+    let delivered: Vec<_> = whole.into_iter().filter(|rule| rule.delivers(delivery)).collect();
+    let Some(longest) = delivered.iter().map(|rule| rule.max_ttl).max() else {
+        return Err(refused(format!("the delivery {delivery:?} is not granted to {whom}")));
     };
-    Ok(Grant { policies, ttl })
+    let fits = |rule: &&Rule| ttl.is_none_or(|ttl| ttl <= rule.max_ttl);
+    delivered.into_iter().find(fits).ok_or_else(|| {
+        Why::new(
+            Reason::TTLInvalid,
+            format!(
+                "the pod's annotation {TTL_ANNOTATION} asks for {}; at most {} is granted to {whom}",
+                ttl.map(duration::format).unwrap_or_default(),
+                duration::format(longest)
+            ),
+        )
+    })
 }
 
 /// Reads the ttl annotation: a Go duration of whole seconds within the bounds.
@@ -211,12 +277,30 @@ fn not_yet(reason: Reason, message: String) -> Verdict {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::pod::tests::pod;
+    use super::super::rules::tests::binding;
     use super::*;
     use serde_json::{Value, json};
+    use std::collections::HashMap;
 
     pub(crate) fn limits() -> Limits {
         let hour = Duration::from_secs(3600);
-        Limits { default_ttl: 72 * hour, max_ttl: 768 * hour, networks: PodNetworks::default(), retention: 24 * hour }
+        Limits {
+            default_ttl: 72 * hour,
+            max_ttl: 768 * hour,
+            networks: PodNetworks::default(),
+            retention: 24 * hour,
+            grace: hour,
+        }
+    }
+
+    /// Everything of the kind `shop-*` for the namespace `shop`.
+    pub(crate) fn rules() -> Rules {
+        rules_of(&[("all", json!({}))])
+    }
+
+    fn rules_of(bindings: &[(&str, Value)]) -> Rules {
+        let read = |(name, patch): &(&str, Value)| Rule::read(&binding(name, patch.clone()), "role", &limits());
+        Rules::new(bindings.iter().map(|one| read(one).expect("a rule")).collect(), HashMap::new())
     }
 
     pub(crate) fn request() -> VaultTokenRequest {
@@ -233,7 +317,7 @@ pub(crate) mod tests {
 
     fn verdict(patch: Value) -> Verdict {
         let facts = PodFacts::read(&pod(patch), "vault-init");
-        verify(&request(), &Observation::Present(facts), &limits())
+        verify(&request(), &Observation::Present(facts), &rules(), &limits())
     }
 
     fn annotated(name: &str, value: Value) -> Verdict {
@@ -243,7 +327,15 @@ pub(crate) mod tests {
     #[test]
     fn a_good_pod_gets_what_it_asks_for() {
         let hours = |n: u64| Duration::from_secs(n * 3600);
-        let grant = |ttl| Verdict::Granted(Grant { policies: vec!["shop-read".to_owned()], ttl });
+        let grant = |ttl| {
+            Verdict::Granted(Grant {
+                policies: vec!["shop-read".to_owned()],
+                ttl,
+                granted_by: "all".to_owned(),
+                token_role: "role".to_owned(),
+                self_renewal: false,
+            })
+        };
         assert_eq!(verdict(json!({})), grant(hours(24)));
         assert_eq!(annotated(TTL_ANNOTATION, Value::Null), grant(hours(72)));
         assert_eq!(annotated(TTL_ANNOTATION, json!(" 1h30m ")), grant(Duration::from_secs(5400)));
@@ -270,13 +362,77 @@ pub(crate) mod tests {
         }
     }
 
+    /// What pods of the service account `web` of `shop` get that ask for these policies with this ttl.
+    fn granted(bindings: &[(&str, Value)], policies: &str, ttl: Option<&str>) -> Result<Grant, Why> {
+        let annotations = json!({POLICIES_ANNOTATION: policies, TTL_ANNOTATION: ttl});
+        let facts = PodFacts::read(&pod(json!({"metadata": {"annotations": annotations}})), "vault-init");
+        grant(&facts, "shop", Delivery::Push, &rules_of(bindings), &limits())
+    }
+
+    #[test]
+    fn i4_one_binding_grants_the_whole_request_or_none_does() {
+        let read = ("b-read", json!({"policies": ["shop-read"], "maxTTL": "1h"}));
+        let both = ("c-both", json!({"policies": ["shop-*"], "maxTTL": "30m", "tokenRole": "role-c"}));
+        let db = ("d-db", json!({"policies": ["shop-db"]}));
+        let whole = granted(&[both.clone(), read.clone()], "shop-read,shop-db", None).expect("granted");
+        assert_eq!((whole.granted_by.as_str(), whole.token_role.as_str()), ("c-both", "role-c"));
+        assert_eq!(granted(&[both.clone(), read.clone()], "shop-read", None).expect("granted").granted_by, "b-read");
+        let longer = granted(&[both.clone(), read.clone()], "shop-read", Some("45m")).expect("granted");
+        assert_eq!((longer.granted_by.as_str(), longer.ttl), ("b-read", Duration::from_secs(2700)));
+        for (bindings, policies, ttl, reason, words) in [
+            (
+                vec![],
+                "shop-read",
+                None,
+                Reason::NotGranted,
+                "the policy \"shop-read\" is not granted to the service account web",
+            ),
+            (
+                vec![db.clone()],
+                "shop-db,shop-read",
+                None,
+                Reason::NotGranted,
+                "the policy \"shop-read\" is not granted",
+            ),
+            (
+                vec![db, read],
+                "shop-db,shop-read",
+                None,
+                Reason::NotGranted,
+                "no one VaultPolicyBinding grants all of them",
+            ),
+            (vec![both], "shop-db", Some("1h"), Reason::TTLInvalid, "asks for 1h; at most 30m is granted"),
+            (
+                vec![("by-status", json!({"deliveries": ["Status"]}))],
+                "shop-db",
+                None,
+                Reason::NotGranted,
+                "the delivery Push is not granted",
+            ),
+            (
+                vec![("of-db", json!({"subjects": [{"namespaces": ["shop"], "serviceAccounts": ["db"]}]}))],
+                "shop-db",
+                None,
+                Reason::NotGranted,
+                "is not granted to the service account web of the namespace shop",
+            ),
+        ] {
+            let why = granted(&bindings, policies, ttl).expect_err(words);
+            assert_eq!(why.reason, reason, "{}", why.message);
+            assert!(why.message.contains(words), "{}", why.message);
+            for (name, _) in &bindings {
+                assert!(!why.message.contains(&format!(" {name}")), "it names a binding: {}", why.message);
+            }
+        }
+    }
+
     #[test]
     fn pods_that_are_not_to_be_served() {
         let reason = |verdict: Verdict| match verdict {
             Verdict::Denied(why) | Verdict::NotYet(why) | Verdict::Ended(why) => why.reason,
             Verdict::Granted(_) => panic!("it was granted"),
         };
-        assert_eq!(reason(verify(&request(), &Observation::Absent, &limits())), Reason::PodNotFound);
+        assert_eq!(reason(verify(&request(), &Observation::Absent, &rules(), &limits())), Reason::PodNotFound);
         assert_eq!(reason(verdict(json!({"metadata": {"uid": "another"}}))), Reason::PodUIDMismatch);
         let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(reason(verdict(deleted)), Reason::PodTerminating);
@@ -293,6 +449,6 @@ pub(crate) mod tests {
         let mut without = request();
         without.metadata.finalizers = None;
         let facts = Observation::Present(PodFacts::read(&pod(json!({})), "vault-init"));
-        assert_eq!(reason(verify(&without, &facts, &limits())), Reason::FinalizerMissing);
+        assert_eq!(reason(verify(&without, &facts, &rules(), &limits())), Reason::FinalizerMissing);
     }
 }

@@ -5,12 +5,14 @@ use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
 use super::renewal::{renew_at, spread};
+use super::rules::Rules;
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::seal::Subject;
 use crate::text::one_line;
 use crate::wire::Answer;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -28,6 +30,9 @@ const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long after it could have been deleted a compromised request is looked at again whose pod still lives.
 const WARNING_RECHECK: SignedDuration = SignedDuration::from_secs(600);
+
+/// How long between looks at a token that has lost its grant and waits for a person's word.
+const HELD_RECHECK: SignedDuration = SignedDuration::from_secs(60);
 
 /// Seconds between looks at a renewal that waits for Vault.
 const RENEWAL_RETRY: i64 = 10;
@@ -48,6 +53,10 @@ pub struct Observed<'a> {
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
     pub vault_away: Option<&'a str>,
+    /// What is granted to whom.
+    pub rules: &'a Rules,
+    /// How many tokens have lost their grants, if they are too many to be revoked without a person's word.
+    pub held: Option<usize>,
     /// The operator's settings.
     pub limits: &'a Limits,
     /// The time of the observation.
@@ -88,6 +97,12 @@ pub enum Step {
     RevokeFinally(String, Why),
     /// Renew the token (rule 8).
     Renew(String),
+    /// See whether Vault made the token as it was asked to, before it is handed over.
+    Check(String),
+    /// Write down that the token has lost its grant: it has some time left.
+    LoseGrant(Why),
+    /// Write down that the token has its grant again.
+    RegainGrant,
     /// Let the request go: its token is dead, or there never was one (rule 7).
     Release,
     /// Delete the request: it was kept for long enough.
@@ -100,7 +115,7 @@ pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now
     if request.metadata.deletion_timestamp.is_some() {
         return false;
     }
-    if request.phase().is_final() {
+    if request.is_over() {
         return request.is_compromised();
     }
     let rests = request.phase() == Phase::Delivered && (vault_away || renewal_due(request).is_none_or(|due| due > now));
@@ -145,7 +160,7 @@ pub fn decide(observed: &Observed<'_>) -> Step {
         return Step::RevokeUnrecorded;
     }
     match request.phase() {
-        phase if phase.is_final() => finished(observed, &status),
+        _ if request.is_over() => finished(observed, &status),
         Phase::Issued | Phase::Delivered | Phase::Revoking => match status.token_accessor.clone() {
             Some(accessor) => with_token(observed, &status, accessor),
             // No operator writes this; somebody who may write the status did.
@@ -189,7 +204,11 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
         return Step::Fail(superseded(newer));
     }
     let Some(pod) = observed.pod else { return Step::Settle };
-    match (held_back(observed, verify(observed.request, pod, observed.limits)), pod) {
+    match (held_back(observed, verify(observed.request, pod, observed.rules, observed.limits)), pod) {
+        // It was said before, and nothing has changed.
+        (Verdict::Denied(why), _) if status.awaits_grant() && super::status::current(status) == why.message => {
+            Step::Settle
+        }
         (Verdict::Denied(why), _) if status.attempts == 0 => Step::Deny(why),
         (Verdict::Denied(why) | Verdict::Ended(why), _) => Step::Fail(why),
         (Verdict::NotYet(why), _) => Step::Wait(why),
@@ -251,7 +270,7 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
         return Step::Wait(why);
     }
     match observed.request.phase() {
-        Phase::Delivered => renewal(observed, accessor),
+        Phase::Delivered => delivered(observed, status, accessor),
         Phase::Revoking => Step::RevokeAbandoned(accessor),
         _ => match (observed.hand, observed.pod) {
             (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(Observation::Present(facts)))
@@ -280,7 +299,72 @@ fn contradiction(observed: &Observed<'_>) -> Option<Why> {
     })
 }
 
-/// A delivered token of a pod that lives.
+/// A delivered token of a pod that lives: renewed while it is granted, and for some time after.
+fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
+    let namespace = observed.request.metadata.namespace.as_deref().unwrap_or_default();
+    let account = status.service_account_name.as_deref().unwrap_or_default();
+    let granted = observed.rules.still_grant(namespace, account, &status.policies);
+    let lost = lost_grant(status);
+    let is = |condition: &Condition, reason: Reason| condition.reason == reason.as_str();
+    let (since, held) = match (granted, lost) {
+        // Whoever wrote this may have revoked it by now: there is no way back.
+        (_, Some(lost)) if is(lost, Reason::GrantEnded) => {
+            let why = Why::new(Reason::GrantLost, "no binding grants its policies any more");
+            return Step::RevokeFinally(accessor, why);
+        }
+        (true, None) => return renewal(observed, accessor),
+        (true, Some(_)) => return Step::RegainGrant,
+        (false, None) => return Step::LoseGrant(grant_lost(observed)),
+        (false, Some(lost)) => (lost.last_transition_time.0, is(lost, Reason::RevocationHeld)),
+    };
+    let due = since.checked_add(signed(observed.limits.grace)).unwrap_or(observed.now);
+    match observed.held {
+        _ if due > observed.now => sooner(renewal(observed, accessor), due),
+        // First it is written down, guarded: who sees it granted again writes that, and one of the two is refused.
+        None => Step::LoseGrant(Why::new(
+            Reason::GrantEnded,
+            "no binding grants the token's policies any more, and its grace period is over; it is being revoked",
+        )),
+        Some(count) if !held => Step::LoseGrant(Why::new(
+            Reason::RevocationHeld,
+            format!(
+                "{count} tokens have lost their grants, more than go without a person's word: was a VaultPolicyBinding or a label \
+                 of a namespace removed by mistake? They are kept until it is back, or until the operator is started with a \
+                 higher --ungranted-limit"
+            ),
+        )),
+        Some(_) => sooner(renewal(observed, accessor), observed.now.checked_add(HELD_RECHECK).unwrap_or(due)),
+    }
+}
+
+/// The condition that says since when the token has no grant.
+pub fn lost_grant(status: &VaultTokenRequestStatus) -> Option<&Condition> {
+    let authorized = ConditionType::Authorized.as_str();
+    status.conditions.iter().find(|condition| condition.type_ == authorized && condition.status == "False")
+}
+
+fn grant_lost(observed: &Observed<'_>) -> Why {
+    let grace = super::duration::format(observed.limits.grace);
+    let message = format!(
+        "no binding grants the token's policies any more; it is revoked {grace} after that, unless one does again by then"
+    );
+    Why::new(Reason::GrantLost, message)
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+/// The step, but with the next look no later than at this time.
+fn sooner(step: Step, time: Timestamp) -> Step {
+    match step {
+        Step::Settle => Step::Later(time),
+        Step::Later(later) => Step::Later(later.min(time)),
+        step => step,
+    }
+}
+
+/// When a delivered token is renewed.
 fn renewal(observed: &Observed<'_>, accessor: String) -> Step {
     match renewal_due(observed.request) {
         None => Step::Settle,
@@ -323,6 +407,11 @@ fn belongs(wrapped: &Wrapped, status: &VaultTokenRequestStatus) -> bool {
 
 /// A recorded token whose wrapping token is in hand: on its way to the init container.
 fn hand_over(observed: &Observed<'_>, status: &VaultTokenRequestStatus, wrapped: &Wrapped, facts: &PodFacts) -> Step {
+    if wrapped.expires.is_none()
+        && let Some(accessor) = status.token_accessor.clone()
+    {
+        return Step::Check(accessor);
+    }
     // Before its time is over is asked for: an answer that came in time counts.
     let heard = status.answer.as_ref().filter(|answer| {
         status.sealed_token.is_some()

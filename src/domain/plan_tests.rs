@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::api::AttemptOutcome;
-use crate::domain::grant::tests::{limits, request};
+use crate::domain::grant::tests::{limits, request, rules};
 use crate::domain::pod::tests::pod;
 use crate::domain::status::Draft;
-use crate::domain::token::Minted;
+use crate::domain::token::{Expiry, Minted, Qualities};
 use crate::seal::Receipt;
 use crate::wire::Outcome;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 const NOW: i64 = 1_000;
 
@@ -26,8 +27,19 @@ fn observed<'a>(
     hand: &'a Hand,
     limits: &'a Limits,
 ) -> Observed<'a> {
-    let (superseded_by, compromised_by, vault_away) = (None, None, None);
-    Observed { request, pod, superseded_by, compromised_by, hand, vault_away, limits, now: at(NOW) }
+    static RULES: LazyLock<Rules> = LazyLock::new(rules);
+    Observed {
+        request,
+        pod,
+        superseded_by: None,
+        compromised_by: None,
+        hand,
+        vault_away: None,
+        rules: &RULES,
+        held: None,
+        limits,
+        now: at(NOW),
+    }
 }
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
@@ -89,8 +101,10 @@ fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
 }
 
 fn wrapped(attempt: u32, expires: i64) -> Hand {
-    let receipt = Receipt::generate().expect("a receipt");
-    Hand::Wrapped(Wrapped { attempt, period: Duration::from_secs(60), minted: minted(expires), receipt })
+    let (receipt, period) = (Receipt::generate().expect("a receipt"), Duration::from_secs(60));
+    let ordered = Qualities::ordered(&["shop-read".to_owned()], period);
+    let checked = Some(Expiry(None));
+    Hand::Wrapped(Wrapped { attempt, period, minted: minted(expires), receipt, ordered, expires: checked })
 }
 
 #[test]
@@ -462,4 +476,76 @@ fn a_pod_whose_wrapping_token_was_used_by_somebody_else_waits_for_a_person() {
     let Step::Wait(why) = decide(&held) else { panic!("it was served") };
     assert_eq!(why.reason, Reason::PodCompromised);
     assert!(why.message.contains("web-0"), "{}", why.message);
+}
+
+#[test]
+fn i5_nothing_is_handed_over_before_the_token_was_seen_to_be_what_was_asked_for() {
+    let alive = living(json!({}));
+    let issued = in_phase(Phase::Issued, 1);
+    let Hand::Wrapped(wrapped) = wrapped(1, NOW + 60) else { unreachable!() };
+    let unchecked = Hand::Wrapped(Wrapped { expires: None, ..wrapped });
+    assert_eq!(decided(&issued, Some(&alive), &unchecked, None), Step::Check("token-accessor".to_owned()));
+    let ordered = Qualities::ordered(&["a".to_owned(), "b".to_owned()], Duration::from_secs(60));
+    assert_eq!(ordered.fault(&ordered), None);
+    let policies = ["a", "b", "root"].map(str::to_owned).into();
+    for (made, words) in [
+        (Qualities { policies, ..ordered.clone() }, "its policies are a, b, root, not a, b"),
+        (Qualities { period: 0, ..ordered.clone() }, "its period is 0 s, not 60 s"),
+        (Qualities { orphan: false, ..ordered.clone() }, "a parent"),
+        (Qualities { kind: "batch".to_owned(), ..ordered.clone() }, "its type is batch"),
+    ] {
+        assert!(made.fault(&ordered).is_some_and(|fault| fault.contains(words)), "{words}");
+    }
+    let status = Draft::new(issued.status.as_ref(), Some(1), at(NOW)).unfit("its policies are root, not a");
+    assert_eq!(status.phase, Some(Phase::Revoking));
+    let status = Draft::new(Some(&status), Some(1), at(NOW)).cleared();
+    assert_eq!((status.phase, status.reason.as_deref()), (Some(Phase::Failed), Some("TokenUnfit")));
+}
+
+#[test]
+fn a_token_that_loses_its_grant_has_a_grace_period_and_many_at_once_wait_for_a_person() {
+    let limits = Limits { grace: Duration::from_secs(100), ..limits() };
+    let none = Rules::default();
+    let delivered = in_phase(Phase::Delivered, 1);
+    let step = |request: &VaultTokenRequest, rules: Option<&Rules>, held: Option<usize>, second: i64| {
+        let observed = observed(request, None, &Hand::Empty, &limits);
+        decide(&Observed { rules: rules.unwrap_or(observed.rules), held, now: at(second), ..observed })
+    };
+    let noted = |request: &VaultTokenRequest, step: Step, second: i64| {
+        let Step::LoseGrant(why) = step else { panic!("{step:?}") };
+        let status = Draft::new(request.status.as_ref(), Some(1), at(second)).grant_lost(&why);
+        (VaultTokenRequest { status: Some(status), ..request.clone() }, why.reason)
+    };
+    let (lost, reason) = noted(&delivered, step(&delivered, Some(&none), None, NOW), NOW);
+    assert_eq!(reason, Reason::GrantLost);
+    assert_eq!(step(&lost, Some(&none), None, NOW + 50), Step::Later(at(NOW + 100)));
+    assert_eq!(step(&lost, None, None, NOW + 50), Step::RegainGrant);
+    let (held, reason) = noted(&lost, step(&lost, Some(&none), Some(30), NOW + 100), NOW + 100);
+    assert_eq!(reason, Reason::RevocationHeld);
+    assert_eq!(step(&held, Some(&none), Some(30), NOW + 101), Step::Later(at(NOW + 161)), "it waits");
+    assert_eq!(step(&held, None, Some(30), NOW + 101), Step::RegainGrant);
+    let (ended, reason) = noted(&held, step(&held, Some(&none), None, NOW + 102), NOW + 102);
+    assert_eq!(reason, Reason::GrantEnded);
+    for rules in [Some(&none), None] {
+        assert!(matches!(step(&ended, rules, None, NOW + 103), Step::RevokeFinally(..)), "there is no way back");
+    }
+}
+
+#[test]
+fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
+    let alive = living(json!({}));
+    let (none, limits) = (Rules::default(), limits());
+    let mut denied = request();
+    let ungranted = |request: &VaultTokenRequest| {
+        decide(&Observed { rules: &none, ..observed(request, Some(&alive), &Hand::Empty, &limits) })
+    };
+    let Step::Deny(why) = ungranted(&denied) else { panic!("it was not denied") };
+    denied.status = Some(Draft::new(None, Some(1), at(NOW)).denied(&why));
+    assert_eq!((denied.phase(), denied.is_over()), (Phase::Denied, false));
+    assert_eq!(ungranted(&denied), Step::Settle, "it is said once");
+    let Step::Intend(intent) = decided(&denied, Some(&alive), &Hand::Empty, None) else { panic!("it is not served") };
+    let minting = Draft::new(denied.status.as_ref(), Some(1), at(NOW)).intended(&intent);
+    assert_eq!((minting.phase, minting.granted_by.as_deref()), (Some(Phase::Minting), Some("all")));
+    let gone = decided(&denied, Some(&Observation::Absent), &Hand::Empty, None);
+    assert!(matches!(gone, Step::Deny(Why { reason: Reason::PodNotFound, .. })), "{gone:?}");
 }

@@ -42,9 +42,27 @@ pub fn parse(annotation: &str) -> Result<Vec<String>, String> {
     Err(format!("is {}: {}", quote(annotation), faults.join("; ")))
 }
 
+/// What the names of the operator's own policies begin with, as in `config/vault/`. Whoever had one could make tokens.
+const OPERATORS_OWN: &str = "vault-token-operator";
+
+/// Whether a pattern of policy names can match any that a pod asks for.
+///
+/// # Errors
+/// A sentence that quotes it and says what is wrong.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    // A star stands for characters that are allowed.
+    match pattern.replace('*', "").as_str() {
+        "" if pattern.is_empty() => check(pattern),
+        "" => Ok(()),
+        rest => characters(rest),
+    }
+}
+
 /// Whether `name` may be the name of a policy that a pod asks for.
-fn check(name: &str) -> Result<(), String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./:@".contains(c);
+///
+/// # Errors
+/// A sentence that quotes it and says what is wrong.
+pub fn check(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("there is an empty name between its commas".to_owned());
     }
@@ -60,6 +78,18 @@ fn check(name: &str) -> Result<(), String> {
             "the policy \"default\" is never given to a pod; name what it is to do in a policy of its own".to_owned()
         );
     }
+    if name.starts_with(OPERATORS_OWN) {
+        return Err(format!("the policy {} is the operator's own, and never given to a pod", quote(name)));
+    }
+    characters(name)?;
+    if name.contains("..") {
+        return Err(format!("the policy name {} has \"..\" in it, which is not allowed", quote(name)));
+    }
+    Ok(())
+}
+
+fn characters(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./:@".contains(c);
     if name.chars().any(|c| c.is_ascii_uppercase()) {
         return Err(format!("the policy name {} has upper-case letters; Vault's names are lower case", quote(name)));
     }
@@ -69,9 +99,6 @@ fn check(name: &str) -> Result<(), String> {
             "the policy name {} has the character {c}; lower-case letters, digits and - _ . / : @ are allowed",
             quote(name)
         ));
-    }
-    if name.contains("..") {
-        return Err(format!("the policy name {} has \"..\" in it, which is not allowed", quote(name)));
     }
     Ok(())
 }
@@ -98,6 +125,7 @@ mod tests {
             ("root", "the policy \"root\" is never given"),
             ("a, root", "the policy \"root\" is never given"),
             ("Root", "upper-case"),
+            ("vault-token-operator", "the operator's own"),
             ("Shop-Read", "\"Shop-Read\" has upper-case letters"),
             ("a,b,a", "names the policy \"a\" twice"),
             ("../sys", "\"..\" in it"),

@@ -2,7 +2,7 @@
 
 use super::duration;
 use super::grant::Why;
-use super::plan::{MAX_ATTEMPTS, exhausted};
+use super::plan::{MAX_ATTEMPTS, exhausted, lost_grant};
 use super::token::{Intent, Minted};
 use crate::api::{Attempt, AttemptOutcome, ConditionType, Phase, Reason, VaultTokenRequestStatus};
 use jiff::Timestamp;
@@ -31,11 +31,12 @@ impl Draft {
         self.status.attempts = intent.attempt;
         self.status.attempt_started_at = Some(MicroTime(intent.started_at));
         self.status.policies = intent.grant.policies.clone();
+        self.status.granted_by = Some(intent.grant.granted_by.clone());
+        self.status.finished_at = None;
         self.status.ttl = Some(duration::format(intent.grant.ttl));
         self.status.service_account_name = Some(intent.pod.service_account.clone());
         self.status.node_name = intent.pod.node_name.clone();
-        let verified = Why::new(Reason::PodVerified, "the pod and its annotations were verified");
-        self.set(ConditionType::Authorized, true, &verified);
+        self.set(ConditionType::Authorized, true, &verified());
         let minting = Why::new(Reason::Minting, format!("attempt {} of {MAX_ATTEMPTS} is under way", intent.attempt));
         self.set(ConditionType::Issued, false, &minting);
         self.close(Phase::Minting, Reason::Minting)
@@ -69,7 +70,28 @@ impl Draft {
         // Whatever it was to be revoked for is not so any more, and the first try says nothing of a token that was renewed since.
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.set(ConditionType::Delivered, true, &held());
+        let reason = if lost_grant(&self.status).is_some() { Reason::GrantLost } else { Reason::TokenDelivered };
+        self.close(Phase::Delivered, reason)
+    }
+
+    /// The token has lost its grant. The condition's transition marks since when.
+    pub fn grant_lost(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Authorized, false, why);
+        self.close(Phase::Delivered, why.reason)
+    }
+
+    /// The token has its grant again.
+    pub fn grant_regained(mut self) -> VaultTokenRequestStatus {
+        self.set(ConditionType::Authorized, true, &verified());
         self.close(Phase::Delivered, Reason::TokenDelivered)
+    }
+
+    /// Vault made another token than it was asked for: it is to be revoked next, and no other attempt follows.
+    pub fn unfit(self, fault: &str) -> VaultTokenRequestStatus {
+        let message = format!(
+            "Vault made another token than it was asked for: {fault}; compare the token role with config/vault/. It is revoked"
+        );
+        self.abandoned(&Why::new(Reason::TokenUnfit, message))
     }
 
     /// Vault does not let the token be renewed; it is tried again.
@@ -163,6 +185,11 @@ impl Draft {
             let message = message(&self.status, ConditionType::Compromised).unwrap_or_default().to_owned();
             return self.failed(&Why::new(Reason::WrappingTokenUsed, message));
         }
+        let delivered = self.status.conditions.iter().find(|it| it.type_ == ConditionType::Delivered.as_str());
+        if let Some(unfit) = delivered.filter(|condition| condition.reason == Reason::TokenUnfit.as_str()) {
+            let why = Why::new(Reason::TokenUnfit, unfit.message.clone());
+            return self.failed(&why);
+        }
         if self.status.attempts >= MAX_ATTEMPTS {
             let why = exhausted(&self.status);
             return self.failed(&why);
@@ -249,13 +276,17 @@ impl Draft {
 
     fn close(mut self, phase: Phase, reason: Reason) -> VaultTokenRequestStatus {
         self.status.phase = Some(phase);
-        if phase.is_final() {
+        self.status.reason = Some(reason.as_str().to_owned());
+        if phase.is_final() && !self.status.awaits_grant() {
             self.status.finished_at = Some(Time(self.now));
         }
-        self.status.reason = Some(reason.as_str().to_owned());
         self.status.observed_generation = self.generation;
         self.status
     }
+}
+
+fn verified() -> Why {
+    Why::new(Reason::PodVerified, "the pod and its annotations were verified, and a binding grants what it asks for")
 }
 
 fn held() -> Why {

@@ -60,7 +60,9 @@ impl Claim {
     /// Reads a token's metadata; `None` unless it proves that the token is this cluster's.
     pub fn read(token: &TokenFacts, cluster: &str, token_role: &str) -> Option<Self> {
         let get = |key: &str| token.meta.get(key).filter(|value| !value.is_empty()).cloned();
-        if token.path.strip_prefix("auth/token/create/") != Some(token_role)
+        let role = token.path.strip_prefix("auth/token/create/").and_then(|role| role.strip_prefix(token_role));
+        // The operator's own role, or one of a binding, which extends its name.
+        if !role.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
             || get("cluster").as_deref() != Some(cluster)
         {
             return None;
@@ -155,6 +157,10 @@ mod tests {
         assert_eq!(claim().attempt, 2);
         assert_eq!(Claim::read(&facts(), "other", "role"), None, "another cluster's");
         assert_eq!(Claim::read(&facts(), "main", "another"), None, "another role's");
+        for (path, ours) in [("role-shop", true), ("role", true), ("role2", false), ("rol", false)] {
+            let token = TokenFacts { path: format!("auth/token/create/{path}"), ..facts() };
+            assert_eq!(Claim::read(&token, "main", "role").is_some(), ours, "{path}");
+        }
         let orphan = TokenFacts { path: "auth/token/create".to_owned(), ..facts() };
         assert_eq!(Claim::read(&orphan, "main", "role"), None, "somebody else's, whatever it says of itself");
         for key in facts().meta.keys() {

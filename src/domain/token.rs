@@ -3,8 +3,10 @@
 use super::grant::Grant;
 use super::pod::PodFacts;
 use crate::seal::Receipt;
+use crate::text::one_line;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The policy that every token has beside those that its pod asks for: it denies renewing oneself, so that a token that
@@ -65,4 +67,50 @@ pub struct Wrapped {
     pub minted: Minted,
     /// What marks the init container's answer as its own.
     pub receipt: Receipt,
+    /// What the token inside must be like.
+    pub ordered: Qualities,
+    /// When the token ends, as Vault said once it was seen to be as it was asked for; nothing is handed over before.
+    pub expires: Option<Expiry>,
+}
+
+/// When a token ends unless it is renewed; `None` if never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry(pub Option<Timestamp>);
+
+/// What of a token is as it was asked for, or should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qualities {
+    /// Its policies.
+    pub policies: BTreeSet<String>,
+    /// Its period, in seconds.
+    pub period: u64,
+    /// Whether it has no parent that it would die with.
+    pub orphan: bool,
+    /// Its type: `service` tokens can be revoked.
+    pub kind: String,
+}
+
+impl Qualities {
+    /// What a token must have that was ordered with these policies and this period.
+    pub fn ordered(policies: &[String], period: Duration) -> Self {
+        let policies = policies.iter().cloned().collect();
+        Self { policies, period: period.as_secs(), orphan: true, kind: "service".to_owned() }
+    }
+
+    /// What is not as it was ordered, in words.
+    pub fn fault(&self, ordered: &Self) -> Option<String> {
+        let names = |policies: &BTreeSet<String>| policies.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if self.policies != ordered.policies {
+            let (asked, made) = (names(&ordered.policies), names(&self.policies));
+            Some(format!("its policies are {}, not {}", one_line(&made), one_line(&asked)))
+        } else if self.period != ordered.period {
+            Some(format!("its period is {} s, not {} s", self.period, ordered.period))
+        } else if self.orphan != ordered.orphan {
+            Some("it has a parent that it dies with".to_owned())
+        } else if self.kind != ordered.kind {
+            Some(format!("its type is {}, not {}", one_line(&self.kind), ordered.kind))
+        } else {
+            None
+        }
+    }
 }

@@ -287,7 +287,7 @@ fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdict {
         Phase::Delivered if request.metadata.deletion_timestamp.is_some() => Verdict::Waiting(words(request)),
         Phase::Delivered if records(request, held) => Verdict::Done,
         Phase::Delivered => Verdict::Over("the request is Delivered with a token that is not here".to_owned()),
-        phase if phase.is_final() => Verdict::Over(words(request)),
+        _ if request.is_over() => Verdict::Over(words(request)),
         _ => Verdict::Waiting(words(request)),
     }
 }

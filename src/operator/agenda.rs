@@ -40,6 +40,8 @@ pub struct Around {
     pub pod_lives: bool,
     /// Whether a newer request of its pod is Delivered.
     pub superseded: bool,
+    /// The edition of the rules.
+    pub edition: u64,
 }
 
 /// What is remembered of all requests. Only what waits for another look, or is being looked at, has an entry.
@@ -122,8 +124,8 @@ mod tests {
     use super::*;
     use crate::api::{Delivery, VaultTokenRequestSpec};
 
-    const ALIVE: Around = Around { pod_lives: true, superseded: false };
-    const GONE: Around = Around { pod_lives: false, superseded: false };
+    const ALIVE: Around = Around { pod_lives: true, superseded: false, edition: 1 };
+    const GONE: Around = Around { pod_lives: false, superseded: false, edition: 1 };
 
     fn request(uid: &str) -> VaultTokenRequest {
         let spec = VaultTokenRequestSpec {

@@ -6,6 +6,7 @@ use super::health::Health;
 use super::lease::Leadership;
 use super::patience::Patience;
 use super::pods::{LivePods, triggers};
+use super::rulebook::Rulebook;
 use super::turnstile::Turnstile;
 use super::world::World;
 use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
@@ -52,6 +53,7 @@ struct Context<W> {
     live: LivePods,
     turnstile: Turnstile,
     leadership: Leadership,
+    rulebook: Rulebook,
     agenda: Agenda,
 }
 
@@ -69,13 +71,14 @@ pub async fn run<W: World + 'static>(
     client: Client,
     executor: Executor<W>,
     store: Cache,
+    rulebook: Rulebook,
     leadership: Leadership,
     health: Health,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.shared();
     tokio::select! {
-        () = serve(client, executor, store, leadership, health.clone(), stop.clone()) => {}
+        () = serve(client, executor, store, rulebook, leadership, health.clone(), stop.clone()) => {}
         () = async {
             stop.await;
             // A controller that has nothing listed yet does not end by itself, and has nothing in work.
@@ -91,6 +94,7 @@ async fn serve<W: World + 'static>(
     client: Client,
     executor: Executor<W>,
     store: Cache,
+    rulebook: Rulebook,
     leadership: Leadership,
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
@@ -125,6 +129,7 @@ async fn serve<W: World + 'static>(
         live: live.clone(),
         turnstile: Turnstile::new(),
         leadership: leadership.clone(),
+        rulebook: rulebook.clone(),
         agenda: Agenda::default(),
     });
     let hurried = context.clone();
@@ -135,7 +140,7 @@ async fn serve<W: World + 'static>(
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(news)
-        .reconcile_all_on(elections(leadership))
+        .reconcile_all_on(futures::stream::select(elections(leadership), editions(rulebook)))
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
@@ -161,6 +166,14 @@ fn elections(leadership: Leadership) -> impl Stream<Item = ()> {
     futures::stream::unfold((leadership, 0), |(mut leadership, last)| async move {
         let term = leadership.elected(last).await;
         Some(((), (leadership, term)))
+    })
+}
+
+/// One item each time that something else is granted.
+fn editions(rulebook: Rulebook) -> impl Stream<Item = ()> {
+    futures::stream::unfold((rulebook, 0), |(mut rulebook, last)| async move {
+        let edition = rulebook.changed(last).await;
+        Some(((), (rulebook, edition.number)))
     })
 }
 
@@ -203,6 +216,10 @@ async fn reconcile<W: World>(
         context.agenda.rest(&request);
         return Ok(Action::await_change());
     }
+    if context.rulebook.edition().number == 0 {
+        // Every request is looked at once it is known what is granted.
+        return Ok(Action::await_change());
+    }
     let Some(_pass) = context.turnstile.enter(&request.namespace().unwrap_or_default()).await else {
         return Ok(Action::requeue(CROWDED.after(1, rand::random())));
     };
@@ -218,7 +235,11 @@ async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -
     let mut work = context.agenda.take(&request);
     let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
     let compromised = siblings(&request, &context.requests).find(|other| other.is_compromised());
-    let around = Around { pod_lives: context.live.contains(&request.spec.pod_uid), superseded: newer.is_some() };
+    let around = Around {
+        pod_lives: context.live.contains(&request.spec.pod_uid),
+        superseded: newer.is_some(),
+        edition: context.rulebook.edition().number,
+    };
     if let Some(rest) = work.rest(request.resource_version().as_deref(), around) {
         context.agenda.keep(&request, work);
         return Ok(Action::requeue(rest));
@@ -268,7 +289,7 @@ fn siblings(
 
 /// The older requests of the pod of a request that is Delivered: they end now (rule 7).
 fn superseded(request: &VaultTokenRequest, requests: &Store<VaultTokenRequest>) -> Vec<ObjectRef<VaultTokenRequest>> {
-    let older = siblings(request, requests).filter(|other| !other.phase().is_final() && supersedes(request, other));
+    let older = siblings(request, requests).filter(|other| !other.is_over() && supersedes(request, other));
     older.map(|other| ObjectRef::from_obj(&*other)).collect()
 }
 

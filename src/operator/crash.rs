@@ -7,6 +7,7 @@ use super::world::{Alarm, World};
 use crate::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::pod::Observation;
+use crate::domain::rules::Rules;
 use crate::domain::token::Minted;
 use crate::seal::Subject;
 use crate::vault::{self, TokenInfo, TokenOrder};
@@ -14,6 +15,7 @@ use crate::wire::{Answer, Parcel, Push};
 use jiff::Timestamp;
 use rustix::process::{Signal, getpid, kill_process};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -87,6 +89,14 @@ impl<W: World> World for CrashPoints<W> {
 
     fn vault_away(&self) -> Option<String> {
         self.world.vault_away()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.world.rules()
+    }
+
+    fn held(&self) -> Option<usize> {
+        self.world.held()
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

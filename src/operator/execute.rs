@@ -7,7 +7,7 @@ use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, confirmed, decide, subject, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
-use crate::domain::token::{BASE_POLICY, Hand, Intent, Wrapped};
+use crate::domain::token::{BASE_POLICY, Expiry, Hand, Intent, Qualities, Wrapped};
 use crate::seal::Receipt;
 use crate::text::one_line;
 use crate::vault::{self, TokenOrder};
@@ -21,7 +21,6 @@ use std::sync::Arc;
 /// Takes requests forward.
 pub struct Executor<W> {
     cluster: String,
-    token_role: String,
     limits: Limits,
     world: Arc<W>,
     slots: Slots,
@@ -81,8 +80,8 @@ enum Go {
 
 impl<W: World> Executor<W> {
     /// Puts the parts together.
-    pub fn new(cluster: String, token_role: String, limits: Limits, world: Arc<W>) -> Self {
-        Self { cluster, token_role, limits, world, slots: Slots::default() }
+    pub fn new(cluster: String, limits: Limits, world: Arc<W>) -> Self {
+        Self { cluster, limits, world, slots: Slots::default() }
     }
 
     /// Sees to what is in memory for a request that is gone.
@@ -105,6 +104,7 @@ impl<W: World> Executor<W> {
         let mut moved = false;
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());
+            let (rules, held) = (self.world.rules(), self.world.held());
             let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
             let spec = &request.spec;
             let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
@@ -119,6 +119,8 @@ impl<W: World> Executor<W> {
                 compromised_by: seen.compromised_by.as_deref(),
                 hand,
                 vault_away: away.as_deref(),
+                rules: &rules,
+                held,
                 limits: &self.limits,
                 now,
             });
@@ -196,6 +198,9 @@ impl<W: World> Executor<W> {
                 self.write(request, ended, Go::On).await
             }
             Step::Renew(accessor) => self.renew(request, &accessor).await,
+            Step::Check(accessor) => self.check(request, hand, &accessor).await,
+            Step::LoseGrant(why) => self.write(request, self.draft(request).grant_lost(&why), Go::On).await,
+            Step::RegainGrant => self.write(request, self.draft(request).grant_regained(), Go::On).await,
             Step::Release => self.world.release(request).await.map(|()| (request.clone(), Go::Rest)),
             Step::Delete => self.world.delete(request).await.map(|()| (request.clone(), Go::Rest)),
         }
@@ -215,11 +220,13 @@ impl<W: World> Executor<W> {
                 return Ok((request.clone(), Go::Retry));
             }
         };
-        let minted = match self.world.mint(&self.order(request, &intent)).await {
+        let order = self.order(request, &intent);
+        let ordered = Qualities::ordered(&order.policies, order.period);
+        let minted = match self.world.mint(&order).await {
             Ok(minted) => minted,
             Err(error) if error.is_refusal() => {
                 *hand = Hand::Empty;
-                let role = &self.token_role;
+                let role = &intent.grant.token_role;
                 let message = format!(
                     "Vault refused: {error}; the token role {role} decides which policies it gives \
                      (allowed_policies_glob)"
@@ -237,7 +244,8 @@ impl<W: World> Executor<W> {
             }
         };
         let issued = self.draft(request).issued(&minted);
-        let wrapped = Wrapped { attempt: intent.attempt, period: intent.grant.ttl, minted, receipt };
+        let (attempt, period) = (intent.attempt, intent.grant.ttl);
+        let wrapped = Wrapped { attempt, period, minted, receipt, ordered, expires: None };
         match self.world.write(request, issued).await {
             Ok(recorded) => {
                 *hand = Hand::Wrapped(wrapped);
@@ -359,19 +367,43 @@ impl<W: World> Executor<W> {
         Ok(next)
     }
 
-    /// Rule 5. Only after the push, so that nothing but the push lies between it and the fresh read of the pod.
-    async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
-        let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_deref()).unwrap_or_default();
+    /// Vault's answer is checked, not believed: the token is what was asked for, or nobody gets it.
+    async fn check(
+        &self,
+        request: &VaultTokenRequest,
+        hand: &mut Hand,
+        accessor: &str,
+    ) -> Result<Progress, cluster::Error> {
+        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)) = &mut *hand else {
+            return Ok((request.clone(), Go::Retry));
+        };
         match self.world.look_up(accessor).await {
-            Ok(Some(token)) => {
-                let next = self.write(request, self.draft(request).delivered(token.expire_time), Go::On).await?;
-                *hand = Hand::Empty;
-                Ok(next)
-            }
+            Ok(Some(token)) => match token.qualities().fault(&wrapped.ordered) {
+                None => {
+                    wrapped.expires = Some(Expiry(token.expire_time));
+                    Ok((request.clone(), Go::On))
+                }
+                Some(fault) => {
+                    let next = self.write(request, self.draft(request).unfit(&fault), Go::On).await?;
+                    *hand = Hand::Empty;
+                    Ok(next)
+                }
+            },
             Ok(None) => self.abandon(request, hand, "Vault does not know the token any more").await,
-            // The next push finds the init container holding the token already.
             Err(error) => self.wait(request, &vault_why(&error)).await,
         }
+    }
+
+    /// Rule 5.
+    async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+        let (Hand::Wrapped(Wrapped { expires: Some(expires), .. })
+        | Hand::Unconfirmed(Wrapped { expires: Some(expires), .. })) = &*hand
+        else {
+            return Ok((request.clone(), Go::Retry));
+        };
+        let next = self.write(request, self.draft(request).delivered(expires.0), Go::On).await?;
+        *hand = Hand::Empty;
+        Ok(next)
     }
 
     /// Rule 8. A token that Vault does not know any more is not renewed for ever.
@@ -470,12 +502,13 @@ impl<W: World> Executor<W> {
             ("attempt", Some(intent.attempt.to_string())),
             ("attempt_started_at", Some(intent.started_at.to_string())),
         ];
-        // Unless the pod names it itself.
         let mut policies = intent.grant.policies.clone();
-        if !policies.iter().any(|policy| policy == BASE_POLICY) {
+        // Unless the pod names it itself.
+        if !intent.grant.self_renewal && !policies.iter().any(|policy| policy == BASE_POLICY) {
             policies.push(BASE_POLICY.to_owned());
         }
         TokenOrder {
+            role: intent.grant.token_role.clone(),
             display_name: request.spec.pod_name.clone(),
             policies,
             period: intent.grant.ttl,

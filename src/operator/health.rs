@@ -1,8 +1,10 @@
 //! `/healthz`, `/readyz` and `/metrics`. Ready means that the watches stand: Vault being away does not make the operator unready,
 //! since restarting it would not help; the answer says so in words.
 
+use super::census::Census;
 use super::lease::Leadership;
 use super::metrics::{CONTENT_TYPE, Metrics};
+use super::rulebook::Rulebook;
 use crate::http::{Limits, serve as serve_http};
 use crate::vault::Session;
 use bytes::Bytes;
@@ -25,13 +27,22 @@ pub struct Health {
     sweep: Arc<Mutex<String>>,
     leadership: Leadership,
     metrics: Metrics,
+    census: Arc<Census>,
+    rulebook: Rulebook,
 }
 
 impl Health {
     /// Not ready yet.
-    pub fn new(vault: Session, leadership: Leadership, metrics: Metrics) -> Self {
+    pub fn new(
+        vault: Session,
+        leadership: Leadership,
+        metrics: Metrics,
+        census: Arc<Census>,
+        rulebook: Rulebook,
+    ) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
-        Self { requests: watch::Sender::new(false), pods: Arc::default(), vault, sweep, leadership, metrics }
+        let (requests, pods) = (watch::Sender::new(false), Arc::default());
+        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook }
     }
 
     /// The requests were listed and are watched.
@@ -70,6 +81,8 @@ impl Health {
             Some("the requests are not listed yet")
         } else if !self.pods.load(Ordering::Acquire) {
             Some("the pods are not watched")
+        } else if self.rulebook.edition().number == 0 {
+            Some("the bindings and namespaces are not listed yet")
         } else {
             None
         }
@@ -77,7 +90,8 @@ impl Health {
 
     fn answer(&self, path: &str) -> Response<Full<Bytes>> {
         if path == "/metrics" {
-            let mut response = Response::new(Full::new(Bytes::from(self.metrics.text(self.leadership.leads()))));
+            let mut response =
+                Response::new(Full::new(Bytes::from(self.metrics.text(self.leadership.leads(), self.census.count()))));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
             return response;
         }
@@ -94,7 +108,16 @@ impl Health {
         };
         let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let leads = if self.leadership.leads() { "this replica leads" } else { "this replica stands by" };
-        let details = format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\n");
+        let bindings = match (self.rulebook.edition().bindings.len(), self.census.held()) {
+            (0, _) => "there is none, so nobody is granted anything".to_owned(),
+            (count, None) => count.to_string(),
+            (count, Some(held)) => {
+                format!(
+                    "{count}; {held} tokens have lost their grants and are kept until a person says so (--ungranted-limit)"
+                )
+            }
+        };
+        let details = format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\nbindings: {bindings}\n");
         match (path, self.missing()) {
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),

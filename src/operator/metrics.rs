@@ -21,6 +21,7 @@ pub struct Metrics {
     orphans_revoked: Counter,
     orphans_kept: Gauge,
     alarms: Family<Kind, Counter>,
+    ungranted: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -69,6 +70,7 @@ impl Metrics {
             orphans_revoked: Counter::default(),
             orphans_kept: Gauge::default(),
             alarms: Family::default(),
+            ungranted: Gauge::default(),
         };
         registry.register("leader", "1 while this replica leads", metrics.leader.clone());
         registry.register("sweeps", "Searches of Vault for tokens without a request", metrics.sweeps.clone());
@@ -88,6 +90,11 @@ impl Metrics {
             metrics.orphans_kept.clone(),
         );
         registry.register("alarms", "What looked like an attack", metrics.alarms.clone());
+        registry.register(
+            "tokens_ungranted",
+            "Live tokens whose policies no binding grants any more",
+            metrics.ungranted.clone(),
+        );
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -118,8 +125,9 @@ impl Metrics {
     }
 
     /// All of it in the text format of OpenMetrics.
-    pub fn text(&self, leads: bool) -> String {
+    pub fn text(&self, leads: bool, ungranted: usize) -> String {
         self.leader.set(leads.into());
+        self.ungranted.set(ungranted.try_into().unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut text, &self.registry);
@@ -137,7 +145,7 @@ mod tests {
         metrics.swept(SweepResult::Complete, 2, 1);
         metrics.swept(SweepResult::Failed, 0, 0);
         metrics.swept(SweepResult::Stopped, 0, 200);
-        let text = metrics.text(true);
+        let text = metrics.text(true, 0);
         for line in [
             "vault_token_operator_leader 1",
             "vault_token_operator_sweeps_total{result=\"complete\"} 1",

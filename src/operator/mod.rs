@@ -3,7 +3,9 @@
 //! observe -> [`decide`](crate::domain::plan::decide) -> execute -> [`Draft`](crate::domain::status::Draft) -> ledger
 
 mod agenda;
+mod bindings;
 mod budget;
+mod census;
 mod controller;
 #[cfg(feature = "crash-points")]
 mod crash;
@@ -18,6 +20,7 @@ mod patience;
 mod pods;
 mod push;
 mod reaper;
+mod rulebook;
 mod settings;
 mod slots;
 mod sweep;
@@ -32,7 +35,9 @@ pub use world::{Alarm, World};
 
 use crate::cluster;
 use crate::vault::{Session, TokenLister, TokenStore};
+use bindings::Statuses;
 use budget::Budget;
+use census::Census;
 use health::Health;
 use herald::Herald;
 use kube::runtime::reflector;
@@ -42,6 +47,7 @@ use metrics::Metrics;
 use observe::Pods;
 use push::Pusher;
 use reaper::Reaper;
+use rulebook::Rulebook;
 use std::future::Future;
 use std::sync::Arc;
 use sweeps::Sweeps;
@@ -57,10 +63,23 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
     let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
-    let tokens = TokenStore::new(settings.vault, session.clone(), settings.token_role.clone(), settings.wrapping_ttl);
+    let tokens = TokenStore::new(settings.vault, session.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
     let metrics = Metrics::new();
     let sweeps = Arc::new(Notify::new());
+    let (requests, writer) = reflector::store();
+    let candidate = Candidate::new(client.clone(), settings.identity);
+    let leadership = candidate.leadership();
+    let (rulebook, keeper) = Rulebook::new(settings.token_role.clone(), settings.limits.clone());
+    let statuses = Statuses {
+        client: client.clone(),
+        tokens: tokens.clone(),
+        rulebook: rulebook.clone(),
+        leadership: leadership.clone(),
+        token_role: settings.token_role.clone(),
+        limits: settings.limits.clone(),
+    };
+    let census = Arc::new(Census::new(requests.clone(), settings.ungranted_limit));
     let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),
         pods: Pods::new(client.clone()),
@@ -68,6 +87,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         tokens,
         pusher: Pusher::new()?,
         budget: Budget::new(settings.rates),
+        rulebook: rulebook.clone(),
+        census: census.clone(),
         lister,
         sweeps: sweeps.clone(),
         herald: herald.clone(),
@@ -77,11 +98,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let world = crash::CrashPoints::new(world);
     let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
-    let executor = Executor::new(settings.cluster, settings.token_role, settings.limits, world.clone());
-    let (requests, writer) = reflector::store();
-    let candidate = Candidate::new(client.clone(), settings.identity);
-    let leadership = candidate.leadership();
-    let health = Health::new(session, leadership.clone(), metrics.clone());
+    let executor = Executor::new(settings.cluster, settings.limits, world.clone());
+    let health = Health::new(session, leadership.clone(), metrics.clone(), census, rulebook.clone());
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,
@@ -93,8 +111,11 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         wanted: sweeps,
         interval: settings.sweep_interval,
     });
-    let controlling = controller::run(client, executor, (requests, writer), leadership, health.clone(), stop);
+    let granting = keeper.run(client.clone());
+    let controlling = controller::run(client, executor, (requests, writer), rulebook, leadership, health.clone(), stop);
     let outcome = tokio::select! {
+        () = granting => Err("the watch of bindings ended".to_owned()),
+        () = bindings::run(statuses) => Err("the writing of bindings' statuses ended".to_owned()),
         () = controlling => Ok(()),
         () = sweeping => Err("the sweep ended".to_owned()),
         () = candidate.run() => Err("the candidacy ended".to_owned()),

@@ -80,21 +80,20 @@ fn concerned(
             let listed = std::mem::take(listed);
             live.change(|known| *known = listed);
             let unsure = requests.state_filter(|request| {
-                !request.phase().is_final()
-                    && (request.phase() != Phase::Delivered || !live.contains(&request.spec.pod_uid))
+                !request.is_over() && (request.phase() != Phase::Delivered || !live.contains(&request.spec.pod_uid))
             });
             unsure.iter().map(|request| ObjectRef::from_obj(&**request)).collect()
         }
         Event::Apply(pod) => {
             live.change(|known| known.extend(pod.metadata.uid.clone()));
             // A delivered token is none of this event's business: the pod lives.
-            of_pod(&pod, requests, |request| !request.phase().is_final() && request.phase() != Phase::Delivered)
+            of_pod(&pod, requests, |request| !request.is_over() && request.phase() != Phase::Delivered)
         }
         Event::Delete(pod) => {
             live.change(|known| {
                 pod.metadata.uid.as_ref().map(|uid| known.remove(uid));
             });
-            of_pod(&pod, requests, |request| !request.phase().is_final())
+            of_pod(&pod, requests, |request| !request.is_over())
         }
     }
 }

@@ -45,6 +45,15 @@ pub struct Arguments {
     #[arg(long, env = "VTO_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
     retention: Duration,
 
+    /// How long a token lives on whose policies no VaultPolicyBinding grants any more
+    #[arg(long, env = "VTO_GRANT_GRACE", value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+    grant_grace: Duration,
+
+    /// How many tokens that have lost their grants are revoked without a person's word. If there are more, most likely a binding
+    /// or a label was removed by mistake; raise it for one start to have them revoked all the same
+    #[arg(long, env = "VTO_UNGRANTED_LIMIT", value_name = "NUMBER", default_value = "20")]
+    ungranted_limit: usize,
+
     /// How many tokens can be made in a minute for one pod, each start of its init container being one at least
     #[arg(long, env = "VTO_POD_MINTS_PER_MINUTE", value_name = "NUMBER", default_value = "10")]
     pod_mints_per_minute: NonZeroU32,
@@ -148,6 +157,7 @@ pub struct Settings {
     pub(super) sweep_login: Login,
     pub(super) sweep_interval: Duration,
     pub(super) sweep_limit: usize,
+    pub(super) ungranted_limit: usize,
 }
 
 impl Arguments {
@@ -175,6 +185,7 @@ impl Arguments {
                 max_ttl: self.max_ttl,
                 networks: PodNetworks::new(self.pod_network),
                 retention: self.retention,
+                grace: self.grant_grace,
             },
             rates: Rates { pod: self.pod_mints_per_minute, namespace: self.namespace_mints_per_minute },
             wrapping_ttl: self.wrapping_ttl,
@@ -185,6 +196,7 @@ impl Arguments {
             login: self.login.check()?,
             sweep_interval: self.sweep_interval,
             sweep_limit: self.sweep_limit,
+            ungranted_limit: self.ungranted_limit,
             cluster: self.cluster,
         })
     }

@@ -88,7 +88,7 @@ pub async fn run(sweeps: Sweeps<impl World>) {
 /// The accessors of tokens whose requests record them, as far as the watch shows. It only spares a look.
 fn recorded(requests: &Store<VaultTokenRequest>) -> HashSet<String> {
     let requests = requests.state();
-    let live = requests.iter().filter(|request| !request.phase().is_final());
+    let live = requests.iter().filter(|request| !request.is_over());
     live.filter_map(|request| request.status.as_ref()?.token_accessor.clone()).collect()
 }
 

@@ -2,16 +2,19 @@
 //! also runs, call by call, in a simulation of all that can go wrong (`tests/simulation`).
 
 use super::budget::Budget;
+use super::census::Census;
 use super::herald::Herald;
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::observe::Pods;
 use super::push::Pusher;
 use super::reaper::Reaper;
+use super::rulebook::Rulebook;
 use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::announcement::Announcement;
 use crate::domain::pod::Observation;
+use crate::domain::rules::Rules;
 use crate::domain::token::Minted;
 use crate::seal::{self, Subject};
 use crate::vault::{self, TokenInfo, TokenLister, TokenOrder, TokenStore};
@@ -31,6 +34,12 @@ pub trait World: Send + Sync {
 
     /// Why Vault cannot be asked at the moment, if that is known.
     fn vault_away(&self) -> Option<String>;
+
+    /// What is granted to whom.
+    fn rules(&self) -> Arc<Rules>;
+
+    /// How many tokens have lost their grants, if they are too many to be revoked without a person's word.
+    fn held(&self) -> Option<usize>;
 
     /// Takes one mint out of what the pod and its namespace may have.
     ///
@@ -126,6 +135,10 @@ pub struct Live {
     pub pusher: Pusher,
     /// How many tokens may be made.
     pub budget: Budget,
+    /// What is granted.
+    pub rulebook: Rulebook,
+    /// How many have lost their grants.
+    pub census: Arc<Census>,
     /// All tokens in Vault.
     pub lister: TokenLister,
     /// Wakes the sweep.
@@ -143,6 +156,14 @@ impl World for Live {
 
     fn vault_away(&self) -> Option<String> {
         self.tokens.away()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rulebook.edition().rules
+    }
+
+    fn held(&self) -> Option<usize> {
+        self.census.held()
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

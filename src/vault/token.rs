@@ -5,7 +5,7 @@ use super::connection::{Answer, Connection};
 use super::error::Error;
 use super::session::Session;
 use crate::domain::duration;
-use crate::domain::token::Minted;
+use crate::domain::token::{Minted, Qualities};
 use jiff::{SignedDuration, Timestamp};
 use rustify::Endpoint;
 use secrecy::SecretString;
@@ -13,12 +13,15 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::time::Duration;
 use vaultrs::api::token::requests::{
-    CreateRoleTokenRequest, LookupTokenAccessorRequest, RenewTokenAccessorRequest, RevokeTokenAccessorRequest,
+    CreateRoleTokenRequest, LookupTokenAccessorRequest, ReadTokenRoleRequest, RenewTokenAccessorRequest,
+    RevokeTokenAccessorRequest,
 };
 
 /// A token as it shall be.
 #[derive(Clone, Debug)]
 pub struct TokenOrder {
+    /// The token role that it is made through.
+    pub role: String,
     /// What Vault's audit log and lookups call it.
     pub display_name: String,
     /// Its policies. Never empty: Vault would give all that the role has.
@@ -29,13 +32,12 @@ pub struct TokenOrder {
     pub meta: HashMap<String, String>,
 }
 
-/// The token store of one Vault, through one token role.
+/// The token store of one Vault.
 #[derive(Clone, Debug)]
 pub struct TokenStore {
     connection: Connection,
     session: Session,
     breaker: Breaker,
-    role: String,
     wrapping_ttl: Duration,
 }
 
@@ -87,13 +89,33 @@ pub struct TokenInfo {
     /// The metadata that it was made with.
     #[serde(default)]
     pub meta: Option<HashMap<String, String>>,
+    /// Its policies.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// Its period in seconds; 0 without any.
+    #[serde(default)]
+    pub period: u64,
+    /// Whether it has no parent.
+    #[serde(default)]
+    pub orphan: bool,
+    /// Its type.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+}
+
+impl TokenInfo {
+    /// What it is like.
+    pub fn qualities(&self) -> Qualities {
+        let policies = self.policies.iter().cloned().collect();
+        Qualities { policies, period: self.period, orphan: self.orphan, kind: self.kind.clone() }
+    }
 }
 
 impl TokenStore {
-    /// Tokens are made through `role`, wrapped for `wrapping_ttl`. Starts the circuit breaker's task.
-    pub fn new(connection: Connection, session: Session, role: String, wrapping_ttl: Duration) -> Self {
+    /// Tokens are wrapped for `wrapping_ttl`. Starts the circuit breaker's task.
+    pub fn new(connection: Connection, session: Session, wrapping_ttl: Duration) -> Self {
         let breaker = Breaker::start(connection.clone(), session.clone());
-        Self { connection, session, breaker, role, wrapping_ttl }
+        Self { connection, session, breaker, wrapping_ttl }
     }
 
     /// Why no call can be made at the moment, if none can.
@@ -107,7 +129,7 @@ impl TokenStore {
     /// Where not [`Error::had_no_effect`], a token may be there that nobody will ever hold.
     pub async fn mint(&self, order: &TokenOrder) -> Result<Minted, Error> {
         let call = CreateRoleTokenRequest {
-            role_name: self.role.clone(),
+            role_name: order.role.clone(),
             display_name: Some(order.display_name.clone()),
             policies: Some(order.policies.clone()),
             period: Some(duration::format(order.period)),
@@ -160,6 +182,18 @@ impl TokenStore {
         match self.call(&call, None).await {
             Ok(answer) => Ok(Some(answer.json::<LookupAnswer>()?.data)),
             Err(error) if error.says_unknown_accessor() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether Vault has a token role of this name.
+    ///
+    /// # Errors
+    /// Whatever leaves it open.
+    pub async fn has_role(&self, name: &str) -> Result<bool, Error> {
+        match self.call(&ReadTokenRoleRequest { role_name: name.to_owned() }, None).await {
+            Ok(_) => Ok(true),
+            Err(Error::Answered { status: 404, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

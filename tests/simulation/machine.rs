@@ -1,7 +1,7 @@
 //! Two operators on one cluster, taken through a schedule step by step. What runs in them is the product's own code.
 
 use crate::model::{CLUSTER, Init, Model, NAMESPACE, Pod, TOKEN_ROLE, Token, accessor_of};
-use crate::world::{Fate, SimWorld};
+use crate::world::{Fate, SimWorld, limits};
 use futures::task::noop_waker;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
@@ -11,8 +11,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::cluster;
-use vault_token_operator::domain::address::PodNetworks;
-use vault_token_operator::domain::grant::Limits;
 use vault_token_operator::domain::plan::{MAX_ATTEMPTS, supersedes};
 use vault_token_operator::domain::token::Hand;
 use vault_token_operator::operator::{Executor, Look, Next, Report, Seen, Sweeper};
@@ -69,6 +67,8 @@ pub enum Action {
     Restore,
     /// Vault goes away, or comes back.
     Vault { away: bool },
+    /// The pods' policies are granted no longer, or again.
+    Grant { granted: bool },
     /// Time goes by.
     Wait { seconds: u16 },
 }
@@ -98,10 +98,7 @@ impl Operator {
     fn new(model: Arc<Mutex<Model>>) -> Self {
         let world = SimWorld { model, fate: Mutex::new(Fate::Fine), reaper: Mutex::default() };
         let world = Arc::new(world);
-        let hour = Duration::from_secs(3600);
-        let limits =
-            Limits { default_ttl: hour, max_ttl: hour, networks: PodNetworks::new(Vec::new()), retention: 24 * hour };
-        let executor = Executor::new(CLUSTER.to_owned(), TOKEN_ROLE.to_owned(), limits, world.clone());
+        let executor = Executor::new(CLUSTER.to_owned(), limits(), world.clone());
         let sweeper = Some(Sweeper::new(CLUSTER.to_owned(), TOKEN_ROLE.to_owned(), SWEEP_LIMIT));
         let mut operator = Self {
             world,
@@ -155,7 +152,7 @@ impl Operator {
     fn begin_sweep(&mut self) {
         let Some(mut sweeper) = self.sweeper.take() else { return };
         let world = self.world.clone();
-        let live = self.requests.values().filter(|request| !request.phase().is_final());
+        let live = self.requests.values().filter(|request| !request.is_over());
         let recorded: HashSet<String> = live.filter_map(|request| accessor_of(request).map(str::to_owned)).collect();
         let task = Box::pin(async move {
             let report = sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await;
@@ -332,6 +329,7 @@ impl Machine {
                 self.operators = [Operator::new(self.model.clone()), Operator::new(self.model.clone())];
             }
             Action::Vault { away } => self.model().away = away,
+            Action::Grant { granted } => self.model().granted = granted,
             Action::Wait { seconds } => self.model().advance(Duration::from_secs(seconds.into())),
         }
         self.check()
@@ -372,7 +370,10 @@ impl Machine {
     /// Faults stop: what is under way arrives, one operator does not come back, the other one works until nothing moves.
     /// Then every invariant holds to the letter, and nobody waits.
     pub fn settle(&mut self) -> Result<(), String> {
-        self.model().away = false;
+        {
+            let mut model = self.model();
+            (model.away, model.granted) = (false, true);
+        }
         while !self.model().late.is_empty() {
             self.act(Action::Land { message: 0 })?;
         }
@@ -448,7 +449,7 @@ impl Machine {
     fn check_settled(&self) -> Result<(), String> {
         let model = self.model();
         let records = |accessor: &str| {
-            let live = model.requests.values().filter(|request| !request.phase().is_final());
+            let live = model.requests.values().filter(|request| !request.is_over());
             live.filter(|request| accessor_of(request) == Some(accessor)).count()
         };
         // Whether a request that is as new as the token's is Delivered.
@@ -488,7 +489,7 @@ impl Machine {
             }
         }
         for (name, request) in &model.requests {
-            if request.phase().is_final() && request.metadata.finalizers.is_some() {
+            if request.is_over() && request.metadata.finalizers.is_some() {
                 return Err(format!("I8: {name} has come to its end and keeps its finalizer"));
             }
             if request.metadata.deletion_timestamp.is_some() {

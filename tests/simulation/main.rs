@@ -56,6 +56,7 @@ fn action(faults: u32) -> impl Strategy<Value = Action> {
         1 => few.clone().prop_map(|request| Action::DeleteRequest { request }),
         1 => few.prop_map(|pod| Action::LateRequest { pod }),
         1 => any::<bool>().prop_map(|away| Action::Vault { away }),
+        1 => any::<bool>().prop_map(|granted| Action::Grant { granted }),
         1 => (operator, fate()).prop_map(|(operator, fate)| Action::Reap { operator, fate }),
     ];
     prop_oneof![(100 - faults) => work, faults => faults_]
@@ -74,6 +75,7 @@ fn late_life() -> impl Strategy<Value = Action> {
         1 => few.clone().prop_map(|request| Action::DeleteRequest { request }),
         1 => few.prop_map(|pod| Action::ReplacePod { pod }),
         1 => operator.prop_map(|operator| Action::Crash { operator }),
+        2 => any::<bool>().prop_map(|granted| Action::Grant { granted }),
         // An outage lasts: what ends without Vault's word takes longer than a token can live.
         3 => prop_oneof![4 => Just(true), 1 => Just(false)].prop_map(|away| Action::Vault { away }),
     ]

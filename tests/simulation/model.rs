@@ -11,6 +11,7 @@ use vault_token_operator::api::{
     request_name,
 };
 use vault_token_operator::cluster;
+use vault_token_operator::domain::plan::lost_grant;
 use vault_token_operator::domain::pod::{InitState, Observation, PodFacts};
 use vault_token_operator::domain::token::Minted;
 use vault_token_operator::seal::{Receipt, Subject};
@@ -67,6 +68,7 @@ pub struct Token {
     pub accessor: String,
     pub path: String,
     pub meta: HashMap<String, String>,
+    pub policies: Vec<String>,
     pub period: SignedDuration,
     pub expires: Timestamp,
     pub revoked: bool,
@@ -96,6 +98,8 @@ pub struct Model {
     pub late: Vec<Late>,
     /// Whether the operators know that Vault is away.
     pub away: bool,
+    /// Whether the pods' policies are granted to them.
+    pub granted: bool,
     /// The first invariant that did not hold.
     pub violation: Option<String>,
     pub restored: bool,
@@ -115,6 +119,7 @@ impl Model {
             tokens: Vec::new(),
             late: Vec::new(),
             away: false,
+            granted: true,
             violation: None,
             restored: false,
             backup: None,
@@ -251,8 +256,9 @@ impl Model {
         let wrapping_expires = self.now + WRAPPING;
         self.tokens.push(Token {
             accessor: accessor.clone(),
-            path: format!("auth/token/create/{TOKEN_ROLE}"),
+            path: format!("auth/token/create/{}", order.role),
             meta: order.meta.clone(),
+            policies: order.policies.clone(),
             period,
             expires: self.now + period,
             revoked: false,
@@ -271,21 +277,20 @@ impl Model {
 
     pub fn look_up(&self, accessor: &str) -> Option<TokenInfo> {
         if accessor == "own" {
-            return Some(TokenInfo { expire_time: None, path: "auth/kubernetes/login".to_owned(), meta: None });
+            return Some(info(None, "auth/kubernetes/login"));
         }
         if let Some(accessor) = accessor.strip_prefix('w') {
             let unused = |token: &&Token| !token.unwrapped && token.wrapping_expires > self.now;
             let wrapping = self.token(accessor.trim_start_matches('w')).filter(unused);
-            return wrapping.map(|token| TokenInfo {
-                expire_time: Some(token.wrapping_expires),
-                path: String::new(),
-                meta: None,
-            });
+            return wrapping.map(|token| info(Some(token.wrapping_expires), ""));
         }
         self.token(accessor).map(|token| TokenInfo {
-            expire_time: Some(token.expires),
-            path: token.path.clone(),
             meta: Some(token.meta.clone()),
+            policies: token.policies.clone(),
+            period: token.period.as_secs().unsigned_abs(),
+            orphan: true,
+            kind: "service".to_owned(),
+            ..info(Some(token.expires), &token.path)
         })
     }
 
@@ -315,7 +320,7 @@ impl Model {
         self.pods.iter().find(|pod| pod.alive() && pod.init == Init::Done(accessor.to_owned()))
     }
 
-    /// Whether the request of this token is being deleted, or superseded.
+    /// Whether the request of this token is being deleted, superseded, or has been without a grant for long enough.
     fn may_end(&self, accessor: &str, pod_uid: &str) -> bool {
         let mut records = self.requests.values().filter(|request| accessor_of(request) == Some(accessor));
         let Some(request) = records.next() else { return false };
@@ -324,7 +329,8 @@ impl Model {
                 && other.spec.sequence > request.spec.sequence
                 && other.phase() == Phase::Delivered
         };
-        request.metadata.deletion_timestamp.is_some() || self.requests.values().any(newer)
+        let ungranted = request.status.as_ref().and_then(lost_grant).is_some_and(|lost| lost.reason == "GrantEnded");
+        request.metadata.deletion_timestamp.is_some() || ungranted || self.requests.values().any(newer)
     }
 
     // --- init containers
@@ -507,13 +513,14 @@ impl Model {
                 && accessor_of(request) == holds
         });
         let phase = request.map(VaultTokenRequest::phase);
+        let over = request.is_some_and(VaultTokenRequest::is_over);
         let deleting = request.is_some_and(|request| request.metadata.deletion_timestamp.is_some());
         let pod = &mut self.pods[number];
         match (phase, held) {
             (Some(Phase::Delivered), Some((_, accessor))) if records => pod.init = Init::Done(accessor),
             (None, _) => (pod.init, pod.file) = (Init::Off, None),
             (Some(Phase::Delivered), _) if !deleting => (pod.init, pod.file) = (Init::Off, None),
-            (Some(phase), _) if phase.is_final() => (pod.init, pod.file) = (Init::Off, None),
+            (Some(_), _) if over => (pod.init, pod.file) = (Init::Off, None),
             (Some(_), Some(_)) if !records => {
                 pod.file = None;
                 pod.init = Init::Waiting { request: (name, uid), held: None };
@@ -541,6 +548,11 @@ impl Model {
     pub fn advance(&mut self, by: Duration) {
         self.now += by;
     }
+}
+
+fn info(expire_time: Option<Timestamp>, path: &str) -> TokenInfo {
+    let (policies, period, orphan, kind) = (Vec::new(), 0, false, String::new());
+    TokenInfo { expire_time, path: path.to_owned(), meta: None, policies, period, orphan, kind }
 }
 
 /// In the simulation a seal is as good as none.

@@ -1,15 +1,19 @@
 //! The operator's world in the simulation: every call waits until the schedule lets it go on, and goes as the schedule says.
 
-use crate::model::{Late, Model};
+use crate::model::{Late, Model, NAMESPACE, TOKEN_ROLE};
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 use vault_token_operator::api::{VaultTokenRequest, VaultTokenRequestStatus};
 use vault_token_operator::cluster;
+use vault_token_operator::domain::address::PodNetworks;
+use vault_token_operator::domain::grant::Limits;
 use vault_token_operator::domain::pod::Observation;
+use vault_token_operator::domain::rules::{Rule, Rules};
 use vault_token_operator::domain::token::Minted;
 use vault_token_operator::operator::{Alarm, World};
 use vault_token_operator::seal::Subject;
@@ -18,6 +22,25 @@ use vault_token_operator::wire::{Answer, Parcel, Push};
 
 /// An accessor that a token has left behind: Vault lists it and forbids to look it up (seen on the real one).
 const LEFT_BEHIND: &str = "left-behind";
+
+/// What is granted, as long as anything is.
+static GRANTED: LazyLock<Arc<Rules>> = LazyLock::new(|| {
+    let binding = serde_json::json!({
+        "apiVersion": "vaultproject.io/v1alpha1", "kind": "VaultPolicyBinding", "metadata": { "name": "shop" },
+        "spec": { "subjects": [{ "namespaces": [NAMESPACE], "serviceAccounts": ["*"] }], "policies": ["shop-*"],
+            "deliveries": ["Push", "Status"] },
+    });
+    let binding = serde_json::from_value(binding).expect("a binding");
+    let rule = Rule::read(&binding, TOKEN_ROLE, &limits()).expect("a rule");
+    Arc::new(Rules::new(vec![rule], HashMap::new()))
+});
+
+/// The operators' settings.
+pub fn limits() -> Limits {
+    let hour = Duration::from_secs(3600);
+    let networks = PodNetworks::new(Vec::new());
+    Limits { default_ttl: hour, max_ttl: hour, networks, retention: 24 * hour, grace: Duration::from_secs(120) }
+}
 
 /// How a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +130,17 @@ impl World for SimWorld {
 
     fn vault_away(&self) -> Option<String> {
         self.model().away.then(|| "sealed".to_owned())
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        match self.model().granted {
+            true => GRANTED.clone(),
+            false => Arc::default(),
+        }
+    }
+
+    fn held(&self) -> Option<usize> {
+        None
     }
 
     fn admit(&self, _: &str, _: &str) -> Result<(), Timestamp> {

@@ -22,8 +22,8 @@ async fn pod(cluster: &Cluster, namespace: &str) -> PodHandle {
 fn the_definitions_in_crds_are_those_of_the_code() {
     let printed = std::process::Command::new(env!("CARGO_BIN_EXE_vault-token-operator")).arg("crds").output();
     let printed = String::from_utf8(printed.expect("it runs").stdout).expect("text");
-    let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/vaulttokenrequests.yaml"));
-    assert!(kept.expect("a file") == printed, "crds/ is stale: cargo run -- crds > crds/vaulttokenrequests.yaml");
+    let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/crds/vaultproject.io.yaml"));
+    assert!(kept.expect("a file") == printed, "crds/ is stale: cargo run -- crds > crds/vaultproject.io.yaml");
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn rights_are_no_wider_than_they_need_to_be() {
     for verb in ["update", "patch"] {
         assert!(!can(&workload, &format!("{verb} {vtr} --subresource=status")).await, "a workload can {verb} status");
     }
-    for question in ["get pods", "list pods", "watch pods"] {
+    for question in ["get pods", "list pods", "watch pods", "list vpb", "watch namespaces"] {
         assert!(can(operator, question).await, "{question}");
     }
     for question in [

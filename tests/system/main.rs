@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod api;
+mod binding;
 mod delivery;
 mod denial;
 mod end;

@@ -57,8 +57,9 @@ impl System {
             let path = path.to_string_lossy();
             must_succeed(control_plane.kubectl(&["apply", "--server-side", target[0], &path]).await?, "kubectl apply")?;
         }
-        let definition = "customresourcedefinition/vaulttokenrequests.vaultproject.io";
-        let established = ["wait", "--for=condition=Established", "--timeout=30s", definition];
+        let definitions = ["vaulttokenrequests", "vaultpolicybindings"];
+        let [requests, bindings] = definitions.map(|name| format!("customresourcedefinition/{name}.vaultproject.io"));
+        let established = ["wait", "--for=condition=Established", "--timeout=30s", &requests, &bindings];
         must_succeed(control_plane.kubectl(&established).await?, "kubectl wait")?;
         // kubectl keeps what it knows of the server's resources for hours; this makes it ask anew.
         let asked = control_plane.kubectl(&["api-resources", "--api-group=vaultproject.io"]).await?;
@@ -80,12 +81,25 @@ impl System {
         Ok(Self { operator, binary: binary.to_owned(), folder, token_file, login_file, kubeconfig, starts, testbed })
     }
 
-    /// Creates a namespace whose ServiceAccount `default` may ask for tokens.
+    /// Creates a namespace whose ServiceAccount `default` may ask for tokens, with any policies that Vault gives.
     pub async fn create_workload_namespace(&self, name: &str) -> Result<(), Error> {
         self.testbed.control_plane().create_namespace(name).await?;
         let binding = ["--clusterrole=vault-token-requester", &format!("--serviceaccount={name}:default")];
         let create = ["create", "rolebinding", "vault-token-requester", "--namespace", name, binding[0], binding[1]];
-        must_succeed(self.testbed.control_plane().kubectl(&create).await?, "kubectl create rolebinding").map(drop)
+        must_succeed(self.testbed.control_plane().kubectl(&create).await?, "kubectl create rolebinding")?;
+        let subject = json!({ "namespaces": [name], "serviceAccounts": ["*"] });
+        let spec = json!({ "subjects": [subject], "policies": ["*"], "deliveries": ["Push", "Status"] });
+        self.bind_policies(name, &spec).await
+    }
+
+    /// Creates a VaultPolicyBinding, or replaces its specification.
+    pub async fn bind_policies(&self, name: &str, spec: &Value) -> Result<(), Error> {
+        let binding = json!({ "apiVersion": "vaultproject.io/v1alpha1", "kind": "VaultPolicyBinding",
+            "metadata": { "name": name }, "spec": spec });
+        let file = self.folder.join(format!("{name}.binding.json"));
+        std::fs::write(&file, binding.to_string()).map_err(Error::path("could not write", &file))?;
+        let apply = ["apply", "-f", &file.to_string_lossy()];
+        must_succeed(self.testbed.control_plane().kubectl(&apply).await?, "kubectl apply").map(drop)
     }
 
     /// Lets the pods of such a namespace take their tokens from the status of their requests.

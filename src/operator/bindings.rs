@@ -1,0 +1,124 @@
+//! What bindings say of themselves: whether they grant anything, and if not, why.
+
+use super::lease::Leadership;
+use super::rulebook::{Edition, Rulebook};
+use crate::api::{VaultPolicyBinding, VaultPolicyBindingStatus};
+use crate::cluster::{Error, FIELD_MANAGER, bounded};
+use crate::domain::grant::Limits;
+use crate::domain::rules::Rule;
+use crate::vault::TokenStore;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How often it is looked whether Vault has the token roles.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// What the statuses are made of.
+pub struct Statuses {
+    /// The API server.
+    pub client: Client,
+    /// Vault.
+    pub tokens: TokenStore,
+    /// The bindings.
+    pub rulebook: Rulebook,
+    /// Whether this replica writes.
+    pub leadership: Leadership,
+    /// The operator's own token role.
+    pub token_role: String,
+    /// The operator's settings.
+    pub limits: Limits,
+}
+
+/// Writes statuses for as long as it is polled and this replica leads.
+pub async fn run(mut statuses: Statuses) {
+    let mut number = 0;
+    loop {
+        statuses.leadership.elected(0).await;
+        let edition = statuses.rulebook.edition();
+        if edition.number > 0 {
+            number = edition.number;
+            statuses.write(&edition).await;
+        }
+        tokio::select! {
+            _ = statuses.rulebook.changed(number) => {}
+            () = tokio::time::sleep(RECHECK) => {}
+        }
+    }
+}
+
+impl Statuses {
+    async fn write(&self, edition: &Edition) {
+        let mut roles = HashMap::new();
+        for (name, binding) in &*edition.bindings {
+            let (ready, reason, message) = match Rule::read(binding, &self.token_role, &self.limits) {
+                Err(why) => (false, "Invalid", format!("it grants nothing: {why}")),
+                Ok(rule) => {
+                    if !roles.contains_key(&rule.token_role) {
+                        roles.insert(rule.token_role.clone(), self.tokens.has_role(&rule.token_role).await.ok());
+                    }
+                    self.judge(&rule, edition.rules.reach(&binding.spec), roles[&rule.token_role])
+                }
+            };
+            let reach = u32::try_from(edition.rules.reach(&binding.spec)).unwrap_or(u32::MAX);
+            let status = status(binding, ready, reason, message, reach);
+            if binding.status.as_ref() != Some(&status)
+                && let Err(error) = self.patch(name, &status).await
+                && error.status() != Some(404)
+            {
+                tracing::warn!(%error, binding = name, "cannot write the status of a binding yet");
+            }
+        }
+    }
+
+    fn judge(&self, rule: &Rule, reach: usize, has_role: Option<bool>) -> (bool, &'static str, String) {
+        if reach == 0 {
+            return (false, "NoNamespaceMatches", "none of its subjects matches a namespace".to_owned());
+        }
+        if has_role == Some(false) {
+            let role = &rule.token_role;
+            let message = format!("Vault has no token role {role}; make it as config/vault/ says");
+            return (false, "TokenRoleMissing", message);
+        }
+        (true, "Accepted", format!("it is for service accounts of {reach} namespaces"))
+    }
+
+    async fn patch(&self, name: &str, status: &VaultPolicyBindingStatus) -> Result<(), Error> {
+        let bindings: Api<VaultPolicyBinding> = Api::all(self.client.clone());
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        bounded(bindings.patch_status(name, &params, &Patch::Merge(json!({ "status": status })))).await.map(drop)
+    }
+}
+
+fn status(
+    binding: &VaultPolicyBinding,
+    ready: bool,
+    reason: &str,
+    message: String,
+    reach: u32,
+) -> VaultPolicyBindingStatus {
+    let value = if ready { "True" } else { "False" };
+    let before =
+        binding.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Ready");
+    let since = before.filter(|before| before.status == value).map(|before| before.last_transition_time.clone());
+    let condition = Condition {
+        type_: "Ready".to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: since.unwrap_or_else(|| {
+            // What the API server keeps of a time: an unchanged status is not written again.
+            Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
+        }),
+        observed_generation: binding.metadata.generation,
+    };
+    VaultPolicyBindingStatus {
+        conditions: vec![condition],
+        observed_generation: binding.metadata.generation,
+        namespaces: Some(reach),
+    }
+}

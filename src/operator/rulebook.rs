@@ -1,0 +1,187 @@
+//! What is granted to whom, kept up to date by watching bindings and the labels of namespaces.
+
+use super::patience::Patience;
+use crate::api::VaultPolicyBinding;
+use crate::cluster;
+use crate::domain::grant::Limits;
+use crate::domain::rules::{Labels, Rule, Rules, is_safe};
+use crate::text::one_line;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The rules as they are, for whoever asks.
+#[derive(Clone)]
+pub struct Rulebook(watch::Receiver<Edition>);
+
+/// One state of the rules.
+#[derive(Clone, Default)]
+pub struct Edition {
+    /// Counts up with each change; 0 while not everything is listed.
+    pub number: u64,
+    /// What is granted to whom.
+    pub rules: Arc<Rules>,
+    /// The bindings themselves, those included that cannot be used.
+    pub bindings: Arc<HashMap<String, VaultPolicyBinding>>,
+}
+
+/// What keeps the book.
+pub struct Keeper {
+    sender: watch::Sender<Edition>,
+    token_role: String,
+    limits: Limits,
+}
+
+/// What was seen.
+struct Known<T> {
+    objects: HashMap<String, T>,
+    listing: HashMap<String, T>,
+    listed: bool,
+}
+
+impl<T: PartialEq> Known<T> {
+    fn new() -> Self {
+        Self { objects: HashMap::new(), listing: HashMap::new(), listed: false }
+    }
+
+    /// Takes an event in; gives whether anything is different now. Objects that `read` makes nothing of are as good as gone.
+    fn take<K: ResourceExt>(&mut self, event: Event<K>, read: impl Fn(K) -> Option<T>) -> bool {
+        let name = |object: &K| object.meta().name.clone().unwrap_or_default();
+        match event {
+            Event::Init => {
+                self.listing.clear();
+                false
+            }
+            Event::InitApply(object) => {
+                let name = name(&object);
+                self.listing.extend(read(object).map(|read| (name, read)));
+                false
+            }
+            Event::InitDone => {
+                let listing = std::mem::take(&mut self.listing);
+                let changed = !std::mem::replace(&mut self.listed, true) || self.objects != listing;
+                self.objects = listing;
+                changed
+            }
+            Event::Apply(object) => {
+                let name = name(&object);
+                match read(object) {
+                    Some(read) if self.objects.get(&name) == Some(&read) => false,
+                    Some(read) => {
+                        self.objects.insert(name, read);
+                        true
+                    }
+                    None => self.objects.remove(&name).is_some(),
+                }
+            }
+            Event::Delete(object) => self.objects.remove(&name(&object)).is_some(),
+        }
+    }
+}
+
+impl Rulebook {
+    /// An empty book, and who is to keep it. `token_role` is the operator's own.
+    pub fn new(token_role: String, limits: Limits) -> (Self, Keeper) {
+        let (sender, receiver) = watch::channel(Edition::default());
+        (Self(receiver), Keeper { sender, token_role, limits })
+    }
+
+    /// The present edition.
+    pub fn edition(&self) -> Edition {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for an edition other than that of this number.
+    pub async fn changed(&mut self, from: u64) -> Edition {
+        match self.0.wait_for(|edition| edition.number != from).await.map(|edition| edition.clone()) {
+            Ok(edition) => edition,
+            // The keeper is gone, and so is the operator.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Keeper {
+    /// Keeps the book for as long as it is polled.
+    pub async fn run(self, client: Client) {
+        let config = || Config::default().timeout(cluster::WATCH_SECONDS);
+        let bindings = watcher(Api::<DeserializeGuard<VaultPolicyBinding>>::all(client.clone()), config());
+        let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config());
+        let changes = futures::stream::select(
+            patient("bindings", bindings).map(Change::Binding),
+            patient("namespaces", namespaces).map(Change::Namespace),
+        );
+        let (mut bindings, mut namespaces) = (Known::new(), Known::new());
+        let mut changes = std::pin::pin!(changes);
+        while let Some(change) = changes.next().await {
+            let changed = match change {
+                Change::Binding(event) => bindings.take(event, binding),
+                Change::Namespace(event) => namespaces.take(event, labels),
+            };
+            if changed && bindings.listed && namespaces.listed {
+                self.publish(&bindings.objects, &namespaces.objects);
+            }
+        }
+    }
+
+    fn publish(&self, bindings: &HashMap<String, VaultPolicyBinding>, namespaces: &HashMap<String, Labels>) {
+        let rules = bindings.values().filter_map(|binding| {
+            Rule::read(binding, &self.token_role, &self.limits)
+                .inspect_err(|why| {
+                    tracing::warn!(binding = binding.name_any(), why = one_line(why), "a binding grants nothing");
+                })
+                .ok()
+        });
+        let rules = Arc::new(Rules::new(rules.collect(), namespaces.clone()));
+        self.sender.send_modify(|edition| {
+            *edition = Edition { number: edition.number + 1, rules, bindings: Arc::new(bindings.clone()) };
+        });
+        let (bindings, namespaces) = (bindings.len(), namespaces.len());
+        tracing::info!(bindings, namespaces, "what is granted has changed");
+    }
+}
+
+enum Change {
+    Binding(Event<DeserializeGuard<VaultPolicyBinding>>),
+    Namespace(Event<PartialObjectMeta<Namespace>>),
+}
+
+/// The events of a watch that is taken up again whenever it breaks.
+fn patient<K: Send + 'static>(
+    what: &'static str,
+    watch: impl Stream<Item = Result<Event<K>, kube::runtime::watcher::Error>>,
+) -> impl Stream<Item = Event<K>> {
+    watch.backoff(Patience::default()).filter_map(move |event| {
+        if let Err(error) = &event {
+            let error = cluster::watch_words(error);
+            tracing::warn!(error, "the watch of {what} broke; it is taken up again");
+        }
+        std::future::ready(event.ok())
+    })
+}
+
+/// A binding that cannot be read grants nothing, and keeps nobody from reading the others. Its status is no news.
+fn binding(DeserializeGuard(binding): DeserializeGuard<VaultPolicyBinding>) -> Option<VaultPolicyBinding> {
+    let mut binding = binding
+        .inspect_err(|error| {
+            let name = error.metadata.name.as_deref().unwrap_or_default();
+            tracing::error!(binding = name, error = one_line(&error.error), "a binding cannot be read");
+        })
+        .ok()?;
+    binding.metadata.managed_fields = None;
+    binding.metadata.resource_version = None;
+    // Of the status only the operator's own words are wanted, to see whether they are still true.
+    Some(binding)
+}
+
+/// Of a namespace's labels those that bindings can select by.
+fn labels(namespace: PartialObjectMeta<Namespace>) -> Option<Labels> {
+    let labels = namespace.metadata.labels.unwrap_or_default();
+    Some(labels.into_iter().filter(|(label, _)| is_safe(label)).collect())
+}

@@ -1,0 +1,280 @@
+//! I4: nobody has a policy that no binding grants; and what a change of bindings does.
+
+use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use testbed::kubelet::PodSpec;
+use vault_token_operator::api::{Phase, VaultTokenRequest};
+
+/// A namespace whose pods may ask, and are granted nothing.
+async fn ungranted(cluster: &Cluster, name: &str) -> String {
+    let namespace = cluster.namespace(name).await;
+    let text = cluster.kubectl(&["delete", "vpb", name]).await;
+    assert!(text.contains("deleted"), "{text}");
+    namespace
+}
+
+async fn bind(cluster: &Cluster, name: &str, spec: Value) {
+    cluster.system.bind_policies(name, &spec).await.expect("a binding");
+}
+
+/// All service accounts of the namespace, and these policies.
+fn grant(namespace: &str, policies: &[&str]) -> Value {
+    json!({ "subjects": [{ "namespaces": [namespace], "serviceAccounts": ["*"] }], "policies": policies })
+}
+
+/// What the API server says of a binding with this specification.
+async fn refused(cluster: &Cluster, spec: Value) -> String {
+    match cluster.system.bind_policies("refused", &spec).await {
+        Ok(()) => panic!("it was taken: {spec}"),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+async fn until_said(cluster: &Cluster, arguments: &[&str], words: &str) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let text = cluster.kubectl(arguments).await;
+        if text.contains(words) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no {words:?} in {text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn i4_without_a_binding_nobody_gets_anything_and_with_one_the_waiting_pod_is_served() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "default-deny").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    let denied = cluster.until_phase(&pod, Phase::Denied).await;
+    let (_, why, message) = condition(&denied, "Authorized");
+    assert_eq!(why, "NotGranted");
+    assert!(message.contains("the policy \"shop-read\" is not granted to the service account default"), "{message}");
+    cluster.until_described("pod", "web", &namespace, "NotGranted").await;
+    assert_eq!(init.exit_status(), None, "it waits");
+    // One that grants something else, or to somebody else, is none.
+    bind(cluster, "default-deny-2", grant(&namespace, &["shop-db"])).await;
+    bind(cluster, "default-deny-3", grant("elsewhere", &["shop-read"])).await;
+    bind(cluster, "default-deny", grant(&namespace, &["shop-r*"])).await;
+    cluster.ended_well(&pod, &init).await;
+    let request = cluster.request(&pod, 0).await.expect("a request");
+    assert_eq!(request.status.expect("a status").granted_by.as_deref(), Some("default-deny"));
+    until_said(cluster, &["get", "vtr", "-n", &namespace, "-o", "wide"], "default-deny").await;
+    assert!(cluster.accepts(&token_of(&pod)).await);
+}
+
+#[tokio::test]
+async fn i4_one_binding_grants_the_whole_request_within_its_bounds() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "whole").await;
+    let mut spec = grant(&namespace, &["shop-read"]);
+    (spec["maxTTL"], spec["defaultTTL"]) = (json!("30m"), json!("10m"));
+    bind(cluster, "whole-read", spec).await;
+    bind(cluster, "whole-db", grant(&namespace, &["shop-db"])).await;
+    let asked = async |name: &str, policies: &str, ttl: Option<&str>| {
+        let mut spec = PodSpec::new(&namespace, name, policies, ttl.unwrap_or_default());
+        spec.annotations.retain(|(_, value)| !value.is_empty());
+        let pod = cluster.pod(&spec).await;
+        let init = cluster.init(&pod).await;
+        (pod, init)
+    };
+    let (pod, _init) = asked("both", "shop-read,shop-db", None).await;
+    let denied = cluster.until_phase(&pod, Phase::Denied).await;
+    let message = condition(&denied, "Authorized").2;
+    assert!(message.contains("no one VaultPolicyBinding grants all of them"), "{message}");
+    assert!(!message.contains("whole-read"), "bindings are not named: {message}");
+    let (pod, _init) = asked("long", "shop-read", Some("1h")).await;
+    let denied = cluster.until_phase(&pod, Phase::Denied).await;
+    let (_, why, message) = condition(&denied, "Authorized");
+    assert_eq!(why, "TTLInvalid");
+    assert!(message.contains("at most 30m is granted"), "{message}");
+    let (pod, init) = asked("unsaid", "shop-read", None).await;
+    cluster.ended_well(&pod, &init).await;
+    let status = cluster.request(&pod, 0).await.expect("a request").status.expect("a status");
+    assert_eq!(status.ttl.as_deref(), Some("10m"));
+    // The way of delivery is granted, too.
+    let pod = cluster.pod(&PodSpec::new(&namespace, "status", "shop-read", "10m")).await;
+    let _init = cluster.init_with(&pod, &[("VTO_DELIVERY", "status")]).await;
+    let denied = cluster.until_phase(&pod, Phase::Denied).await;
+    assert!(condition(&denied, "Authorized").2.contains("the delivery Status is not granted"), "{denied:#?}");
+}
+
+#[tokio::test]
+async fn a_token_that_loses_its_grant_is_revoked_after_its_grace_period_unless_it_has_it_back() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[("VTO_GRANT_GRACE", "4s")]).await.expect("the operator starts");
+    let namespace = ungranted(cluster, "lost-grant").await;
+    bind(cluster, "lost-grant-read", grant(&namespace, &["shop-read"])).await;
+    bind(cluster, "lost-grant-db", grant(&namespace, &["shop-db"])).await;
+    let loses = cluster.deliver(&PodSpec::new(&namespace, "loses", "shop-read", "1h")).await;
+    let regains = cluster.deliver(&PodSpec::new(&namespace, "regains", "shop-db", "1h")).await;
+    let lost = |request: &VaultTokenRequest| reason(request) == "GrantLost";
+    cluster.kubectl(&["delete", "vpb", "lost-grant-read", "lost-grant-db"]).await;
+    cluster.until(&loses.pod, "word of the loss", lost).await;
+    cluster.until(&regains.pod, "word of the loss", lost).await;
+    assert!(cluster.accepts(&loses.token).await, "it has some time left");
+    bind(cluster, "lost-grant-db", grant(&namespace, &["shop-d*"])).await;
+    let revoked = cluster.until_phase(&loses.pod, Phase::Revoked).await;
+    assert_eq!(condition(&revoked, "Revoked").1, "GrantLost");
+    assert!(!cluster.accepts(&loses.token).await);
+    cluster.until_described("pod", "loses", &namespace, "GrantLost").await;
+    let kept = cluster.until(&regains.pod, "grant", |request| reason(request) == "TokenDelivered").await;
+    assert_eq!(condition(&kept, "Authorized").0, "True");
+    assert!(cluster.accepts(&regains.token).await);
+}
+
+#[tokio::test]
+async fn many_tokens_that_lose_their_grants_at_once_are_kept_until_a_person_says_so() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    let (grace, limit) = (("VTO_GRANT_GRACE", "1s"), ("VTO_UNGRANTED_LIMIT", "2"));
+    cluster.system.start_operator(&[grace, limit]).await.expect("the operator starts");
+    let namespace = cluster.namespace("many-grants").await;
+    let mut delivered = Vec::new();
+    for number in 0..3 {
+        delivered.push(cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await);
+    }
+    cluster.kubectl(&["delete", "vpb", "many-grants"]).await;
+    for pod in &delivered {
+        let held = cluster.until(&pod.pod, "hold", |request| reason(request) == "RevocationHeld").await;
+        assert!(condition(&held, "Authorized").2.contains("--ungranted-limit"), "{held:#?}");
+        assert!(cluster.accepts(&pod.token).await);
+    }
+    cluster.assert_counted(&["tokens_ungranted 3"]).await;
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[grace]).await.expect("the operator starts");
+    for pod in &delivered {
+        cluster.until_phase(&pod.pod, Phase::Revoked).await;
+    }
+}
+
+#[tokio::test]
+async fn labels_that_no_tenant_can_set_select_namespaces_and_others_are_refused() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "labelled").await;
+    let selector = json!({ "matchLabels": { "vaultproject.io/team": "labelled" } });
+    let by_label = |selector: &Value| json!({ "subjects": [{ "namespaceSelector": selector, "serviceAccounts": ["default"] }], "policies": ["shop-*"] });
+    bind(cluster, "labelled", by_label(&selector)).await;
+    until_said(cluster, &["get", "vpb", "labelled", "-o", "wide"], "NoNamespaceMatches").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    cluster.until_phase(&pod, Phase::Denied).await;
+    cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=labelled"]).await;
+    cluster.ended_well(&pod, &init).await;
+    until_said(cluster, &["get", "vpb", "labelled", "-o", "wide"], "Accepted").await;
+
+    for (selector, words) in [
+        (json!({ "matchLabels": {} }), "should have at least 1 properties"),
+        (json!({}), "matchLabels: Required value"),
+        (json!({ "matchLabels": { "team": "a" } }), "a tenant could set others itself"),
+    ] {
+        let text = refused(cluster, by_label(&selector)).await;
+        assert!(text.contains(words), "{text}");
+    }
+    for (subject, words) in [
+        (json!({ "serviceAccounts": ["*"] }), "give either namespaces or a namespaceSelector"),
+        (json!({ "namespaces": [], "serviceAccounts": ["*"] }), "should have at least 1 items"),
+        (json!({ "namespaces": ["a"] }), "serviceAccounts: Required value"),
+        (json!({ "namespaces": ["*"], "serviceAccounts": ["*"] }), "should match"),
+        (json!({ "namespaces": ["a"], "serviceAccounts": ["web-*"] }), "should match"),
+    ] {
+        let text = refused(cluster, json!({ "subjects": [subject], "policies": ["shop-*"] })).await;
+        assert!(text.contains(words), "{text}");
+    }
+    let text = refused(cluster, json!({ "subjects": [], "policies": ["shop-*"] })).await;
+    assert!(text.contains("should have at least 1 items"), "{text}");
+}
+
+#[tokio::test]
+async fn a_binding_says_of_itself_what_keeps_it_from_granting() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("says-so").await;
+    for (field, value, reason, words) in [
+        ("maxTTL", "1y", "Invalid", "there is no unit"),
+        ("tokenRole", "another", "Invalid", "begin with vault-token-operator-main-"),
+        ("defaultTTL", "24h", "Accepted", "service accounts of 1 namespaces"),
+    ] {
+        let mut spec = grant(&namespace, &["shop-*"]);
+        spec[field] = json!(value);
+        let name = format!("says-{}", field.to_lowercase());
+        bind(cluster, &name, spec).await;
+        until_said(cluster, &["get", "vpb", &name, "-o", "wide"], reason).await;
+        until_said(cluster, &["describe", "vpb", &name], words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_binding_can_have_a_token_role_of_its_own() {
+    let (cluster, _guard) = alone().await;
+    let namespace = ungranted(cluster, "own-role").await;
+    let (policy, role) = ("sys/policies/acl/vault-token-operator", "auth/token/roles/vault-token-operator-main-own");
+    let whole = cluster.vault().must(Method::GET, policy, None).await.expect("a policy")["data"]["policy"].clone();
+    let text = whole.as_str().expect("a policy");
+    // As config/vault/README.md says.
+    let wider = text.replace("vault-token-operator-main\"", "vault-token-operator-main-own\"");
+    let wider = json!({ "policy": format!("{text}\n{wider}") });
+    cluster.vault().must(Method::PUT, policy, Some(&wider)).await.expect("written");
+    let mut spec = grant(&namespace, &["shop-read"]);
+    spec["tokenRole"] = json!("vault-token-operator-main-own");
+    bind(cluster, "own-role", spec).await;
+    until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
+    let body = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
+        "token_no_default_policy": true, "token_type": "service" });
+    cluster.vault().must(Method::POST, role, Some(&body)).await.expect("a role");
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
+    assert_eq!(known["path"], "auth/token/create/vault-token-operator-main-own");
+    let body = json!({ "policy": whole });
+    cluster.vault().must(Method::PUT, policy, Some(&body)).await.expect("written");
+}
+
+#[tokio::test]
+async fn a_token_that_vault_made_otherwise_than_asked_is_revoked_and_never_handed_over() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("unfit").await;
+    let role = "auth/token/roles/vault-token-operator-main";
+    let whole = cluster.vault().must(Method::GET, role, None).await.expect("a role")["data"].clone();
+    let mut shorter = whole.clone();
+    shorter["token_period"] = json!(300);
+    cluster.vault().must(Method::POST, role, Some(&shorter)).await.expect("written");
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    let failed = cluster.until_phase(&pod, Phase::Failed).await;
+    let (_, why, message) = condition(&failed, "Issued");
+    assert_eq!(why, "TokenUnfit");
+    assert!(message.contains("its period is 300 s, not 3600 s") && message.contains("config/vault/"), "{message}");
+    assert!(!crate::support::ended(&init).await.success());
+    assert_eq!(cluster.live_tokens(&pod).await, 0);
+    cluster.vault().must(Method::POST, role, Some(&whole)).await.expect("written");
+}
+
+#[tokio::test]
+async fn a_binding_that_allows_it_lets_tokens_renew_themselves() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "self-renewal").await;
+    let body = json!({ "policy": "path \"auth/token/renew-self\" { capabilities = [\"update\"] }" });
+    cluster.vault().must(Method::PUT, "sys/policies/acl/shop-renews", Some(&body)).await.expect("a policy");
+    let mut spec = grant(&namespace, &["shop-*"]);
+    let renews = async |name: &str| {
+        let delivered = cluster.deliver(&PodSpec::new(&namespace, name, "shop-read,shop-renews", "1h")).await;
+        let path = "auth/token/renew-self";
+        cluster.vault().request_as(Some(&delivered.token), Method::POST, path, None).await.expect("an answer").0
+    };
+    bind(cluster, "self-renewal", spec.clone()).await;
+    assert_eq!(renews("denied").await.as_u16(), 403);
+    spec["selfRenewal"] = json!("Allow");
+    bind(cluster, "self-renewal", spec).await;
+    let deadline = Instant::now() + LIMIT;
+    for number in 0.. {
+        // The operator sees the change a moment later.
+        if renews(&format!("allowed-{number}")).await.as_u16() == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it cannot renew itself");
+    }
+}
