@@ -301,9 +301,7 @@ fn contradiction(observed: &Observed<'_>) -> Option<Why> {
 
 /// A delivered token of a pod that lives: renewed while it is granted, and for some time after.
 fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
-    let namespace = observed.request.metadata.namespace.as_deref().unwrap_or_default();
-    let account = status.service_account_name.as_deref().unwrap_or_default();
-    let granted = observed.rules.still_grant(namespace, account, &status.policies);
+    let granted = granted(observed.request, observed.rules);
     let lost = lost_grant(status);
     let is = |condition: &Condition, reason: Reason| condition.reason == reason.as_str();
     let (since, held) = match (granted, lost) {
@@ -335,6 +333,15 @@ fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor
         )),
         Some(_) => sooner(renewal(observed, accessor), observed.now.checked_add(HELD_RECHECK).unwrap_or(due)),
     }
+}
+
+/// Whether what the request's token can do is still granted.
+pub fn granted(request: &VaultTokenRequest, rules: &Rules) -> bool {
+    let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+    request.status.as_ref().is_some_and(|status| {
+        let account = status.service_account_name.as_deref().unwrap_or_default();
+        rules.still_grant(namespace, account, &status.policies)
+    })
 }
 
 /// The condition that says since when the token has no grant.

@@ -491,6 +491,7 @@ fn i5_nothing_is_handed_over_before_the_token_was_seen_to_be_what_was_asked_for(
     for (made, words) in [
         (Qualities { policies, ..ordered.clone() }, "its policies are a, b, root, not a, b"),
         (Qualities { period: 0, ..ordered.clone() }, "its period is 0 s, not 60 s"),
+        (Qualities { life: 30, ..ordered.clone() }, "it lives for 30 s, not 60 s"),
         (Qualities { orphan: false, ..ordered.clone() }, "a parent"),
         (Qualities { kind: "batch".to_owned(), ..ordered.clone() }, "its type is batch"),
     ] {

@@ -84,6 +84,8 @@ pub struct Qualities {
     pub policies: BTreeSet<String>,
     /// Its period, in seconds.
     pub period: u64,
+    /// How long it was made to live at first, in seconds. A role that caps the period shows it here alone.
+    pub life: u64,
     /// Whether it has no parent that it would die with.
     pub orphan: bool,
     /// Its type: `service` tokens can be revoked.
@@ -94,7 +96,8 @@ impl Qualities {
     /// What a token must have that was ordered with these policies and this period.
     pub fn ordered(policies: &[String], period: Duration) -> Self {
         let policies = policies.iter().cloned().collect();
-        Self { policies, period: period.as_secs(), orphan: true, kind: "service".to_owned() }
+        let period = period.as_secs();
+        Self { policies, period, life: period, orphan: true, kind: "service".to_owned() }
     }
 
     /// What is not as it was ordered, in words.
@@ -105,6 +108,8 @@ impl Qualities {
             Some(format!("its policies are {}, not {}", one_line(&made), one_line(&asked)))
         } else if self.period != ordered.period {
             Some(format!("its period is {} s, not {} s", self.period, ordered.period))
+        } else if self.life != ordered.life {
+            Some(format!("it lives for {} s, not {} s", self.life, ordered.life))
         } else if self.orphan != ordered.orphan {
             Some("it has a parent that it dies with".to_owned())
         } else if self.kind != ordered.kind {

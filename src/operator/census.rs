@@ -1,25 +1,34 @@
 //! How many tokens have lost their grants: beyond a limit a person has to look at it before they are revoked.
 
+use super::rulebook::Rulebook;
 use crate::api::{Phase, VaultTokenRequest};
-use crate::domain::plan::lost_grant;
+use crate::domain::plan::granted;
 use kube::runtime::reflector::Store;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a count is good.
+/// How long a count is good, while the rules stay the same.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Counts them in what the watch shows.
 pub struct Census {
     requests: Store<VaultTokenRequest>,
+    rulebook: Rulebook,
     limit: usize,
-    last: Mutex<Option<(Instant, usize)>>,
+    last: Mutex<Option<Count>>,
+}
+
+#[derive(Clone, Copy)]
+struct Count {
+    edition: u64,
+    at: Instant,
+    number: usize,
 }
 
 impl Census {
-    /// Counts among these; more than `limit` are too many.
-    pub fn new(requests: Store<VaultTokenRequest>, limit: usize) -> Self {
-        Self { requests, limit, last: Mutex::default() }
+    /// Counts among these, by these rules; more than `limit` are too many.
+    pub fn new(requests: Store<VaultTokenRequest>, rulebook: Rulebook, limit: usize) -> Self {
+        Self { requests, rulebook, limit, last: Mutex::default() }
     }
 
     /// How many there are, if they are too many.
@@ -29,17 +38,18 @@ impl Census {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        // A pair is whole whatever a panicking holder of the lock was about.
+        let edition = self.rulebook.edition();
+        // A count is whole whatever a panicking holder of the lock was about.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match *last {
-            Some((at, count)) if at.elapsed() < FRESH => count,
+            Some(Count { edition: of, at, number }) if of == edition.number && at.elapsed() < FRESH => number,
             _ => {
                 let lost = |request: &VaultTokenRequest| {
-                    request.phase() == Phase::Delivered && request.status.as_ref().and_then(lost_grant).is_some()
+                    request.phase() == Phase::Delivered && !granted(request, &edition.rules)
                 };
-                let count = self.requests.state_filter(lost).len();
-                *last = Some((Instant::now(), count));
-                count
+                let number = self.requests.state_filter(lost).len();
+                *last = Some(Count { edition: edition.number, at: Instant::now(), number });
+                number
             }
         }
     }

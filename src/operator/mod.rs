@@ -79,7 +79,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         token_role: settings.token_role.clone(),
         limits: settings.limits.clone(),
     };
-    let census = Arc::new(Census::new(requests.clone(), settings.ungranted_limit));
+    let census = Arc::new(Census::new(requests.clone(), rulebook.clone(), settings.ungranted_limit));
     let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),
         pods: Pods::new(client.clone()),

@@ -95,6 +95,9 @@ pub struct TokenInfo {
     /// Its period in seconds; 0 without any.
     #[serde(default)]
     pub period: u64,
+    /// How long it was made to live at first, in seconds.
+    #[serde(default)]
+    pub creation_ttl: u64,
     /// Whether it has no parent.
     #[serde(default)]
     pub orphan: bool,
@@ -107,7 +110,8 @@ impl TokenInfo {
     /// What it is like.
     pub fn qualities(&self) -> Qualities {
         let policies = self.policies.iter().cloned().collect();
-        Qualities { policies, period: self.period, orphan: self.orphan, kind: self.kind.clone() }
+        let Self { period, creation_ttl: life, orphan, .. } = *self;
+        Qualities { policies, period, life, orphan, kind: self.kind.clone() }
     }
 }
 

@@ -288,6 +288,7 @@ impl Model {
             meta: Some(token.meta.clone()),
             policies: token.policies.clone(),
             period: token.period.as_secs().unsigned_abs(),
+            creation_ttl: token.period.as_secs().unsigned_abs(),
             orphan: true,
             kind: "service".to_owned(),
             ..info(Some(token.expires), &token.path)
@@ -551,8 +552,8 @@ impl Model {
 }
 
 fn info(expire_time: Option<Timestamp>, path: &str) -> TokenInfo {
-    let (policies, period, orphan, kind) = (Vec::new(), 0, false, String::new());
-    TokenInfo { expire_time, path: path.to_owned(), meta: None, policies, period, orphan, kind }
+    let (policies, period, creation_ttl, orphan, kind) = (Vec::new(), 0, 0, false, String::new());
+    TokenInfo { expire_time, path: path.to_owned(), meta: None, policies, period, creation_ttl, orphan, kind }
 }
 
 /// In the simulation a seal is as good as none.
