@@ -14,3 +14,4 @@ pub mod seal;
 pub mod text;
 pub mod vault;
 pub mod wire;
+pub mod yaml;

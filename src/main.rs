@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use vault_token_operator::{api, init, operator};
+use vault_token_operator::{api, init, operator, yaml};
 
 /// Gives every Kubernetes pod its own Vault token, and takes it back when the pod goes.
 #[derive(Debug, Parser)]
@@ -135,9 +135,7 @@ fn print_crds() -> Result<(), String> {
     use std::io::Write;
     let mut text = String::new();
     for definition in api::custom_resource_definitions() {
-        let yaml = serde_yaml::to_string(&definition).map_err(|error| format!("cannot write YAML: {error}"))?;
-        text.push_str("---\n");
-        text.push_str(&yaml);
+        text.push_str(&yaml::document(&definition)?);
     }
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot print: {error}"))
 }

@@ -64,6 +64,10 @@ reasons! {
     PoliciesInvalid,
     /// The annotation `vaultproject.io/ttl` is no duration, or one out of bounds.
     TTLInvalid,
+    /// Waiting: nothing checks who creates requests, so none is served.
+    AdmissionLacking,
+    /// The request is older than the admission policy: nothing checked who created it.
+    RequestUnverified,
     /// No binding grants what the pod asks for. It is served as soon as one does.
     NotGranted,
     /// No binding grants the token's policies any more; it is revoked after a grace period.

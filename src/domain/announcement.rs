@@ -48,6 +48,7 @@ fn held_up(reason: &str) -> Option<&'static str> {
         (Reason::VaultUnavailable, "Wait"),
         (Reason::VaultForbids, "Wait"),
         (Reason::MintBudgetExhausted, "Wait"),
+        (Reason::AdmissionLacking, "Wait"),
         (Reason::PushFailed, "Deliver"),
         (Reason::RenewalFailed, "Renew"),
         (Reason::DeliveryForgotten, "Deliver"),

@@ -4,6 +4,7 @@
 //! goes in, the next status comes out ([`status`]).
 
 pub mod address;
+pub mod admission;
 pub mod announcement;
 pub mod backoff;
 pub mod duration;

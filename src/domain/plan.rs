@@ -1,6 +1,7 @@
 //! The heart: from what was observed of one request to the one next step. Rules by number are those of
 //! ARCHITECTURE.md ("The rules").
 
+use super::admission::Admission;
 use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
@@ -53,6 +54,8 @@ pub struct Observed<'a> {
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
     pub vault_away: Option<&'a str>,
+    /// Whether the API server checks who creates requests.
+    pub admission: &'a Admission,
     /// What is granted to whom.
     pub rules: &'a Rules,
     /// How many tokens have lost their grants, if they are too many to be revoked without a person's word.
@@ -217,8 +220,12 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
     }
 }
 
-/// Nothing is made for a pod whose wrapping token somebody else has used: whoever did could do it again.
+/// Nothing is made for a request that nothing has checked, nor for a pod whose wrapping token somebody else has used: whoever did could
+/// do it again.
 fn held_back(observed: &Observed<'_>, verdict: Verdict) -> Verdict {
+    if let (Verdict::Granted(_), Some(objection)) = (&verdict, observed.admission.objection(observed.request)) {
+        return objection;
+    }
     match (verdict, observed.compromised_by) {
         (Verdict::Granted(_), Some(name)) => Verdict::NotYet(Why::new(
             Reason::PodCompromised,

@@ -35,6 +35,7 @@ fn observed<'a>(
         compromised_by: None,
         hand,
         vault_away: None,
+        admission: &Admission::Waived,
         rules: &RULES,
         held: None,
         limits,

@@ -6,6 +6,7 @@
 use super::world::{Alarm, World};
 use crate::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
+use crate::domain::admission::Admission;
 use crate::domain::pod::Observation;
 use crate::domain::rules::Rules;
 use crate::domain::token::Minted;
@@ -89,6 +90,10 @@ impl<W: World> World for CrashPoints<W> {
 
     fn vault_away(&self) -> Option<String> {
         self.world.vault_away()
+    }
+
+    fn admission(&self) -> Admission {
+        self.world.admission()
     }
 
     fn rules(&self) -> Arc<Rules> {

@@ -104,7 +104,7 @@ impl<W: World> Executor<W> {
         let mut moved = false;
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());
-            let (rules, held) = (self.world.rules(), self.world.held());
+            let (admission, rules, held) = (self.world.admission(), self.world.rules(), self.world.held());
             let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
             let spec = &request.spec;
             let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
@@ -119,6 +119,7 @@ impl<W: World> Executor<W> {
                 compromised_by: seen.compromised_by.as_deref(),
                 hand,
                 vault_away: away.as_deref(),
+                admission: &admission,
                 rules: &rules,
                 held,
                 limits: &self.limits,

@@ -5,6 +5,7 @@ use super::census::Census;
 use super::lease::Leadership;
 use super::metrics::{CONTENT_TYPE, Metrics};
 use super::rulebook::Rulebook;
+use crate::domain::admission::Admission;
 use crate::http::{Limits, serve as serve_http};
 use crate::vault::Session;
 use bytes::Bytes;
@@ -29,6 +30,7 @@ pub struct Health {
     metrics: Metrics,
     census: Arc<Census>,
     rulebook: Rulebook,
+    admission: watch::Receiver<Admission>,
 }
 
 impl Health {
@@ -39,10 +41,11 @@ impl Health {
         metrics: Metrics,
         census: Arc<Census>,
         rulebook: Rulebook,
+        admission: watch::Receiver<Admission>,
     ) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
         let (requests, pods) = (watch::Sender::new(false), Arc::default());
-        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook }
+        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook, admission }
     }
 
     /// The requests were listed and are watched.
@@ -88,10 +91,17 @@ impl Health {
         }
     }
 
+    fn enforced(&self) -> bool {
+        matches!(*self.admission.borrow(), Admission::InForce { .. })
+    }
+
     fn answer(&self, path: &str) -> Response<Full<Bytes>> {
         if path == "/metrics" {
-            let mut response =
-                Response::new(Full::new(Bytes::from(self.metrics.text(self.leadership.leads(), self.census.count()))));
+            let mut response = Response::new(Full::new(Bytes::from(self.metrics.text(
+                self.leadership.leads(),
+                self.census.count(),
+                self.enforced(),
+            ))));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
             return response;
         }
@@ -117,7 +127,9 @@ impl Health {
                 )
             }
         };
-        let details = format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\nbindings: {bindings}\n");
+        let admission = self.admission.borrow().describe();
+        let details =
+            format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\nadmission: {admission}\nbindings: {bindings}\n");
         match (path, self.missing()) {
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),

@@ -22,6 +22,7 @@ pub struct Metrics {
     orphans_kept: Gauge,
     alarms: Family<Kind, Counter>,
     ungranted: Gauge,
+    admission: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -71,6 +72,7 @@ impl Metrics {
             orphans_kept: Gauge::default(),
             alarms: Family::default(),
             ungranted: Gauge::default(),
+            admission: Gauge::default(),
         };
         registry.register("leader", "1 while this replica leads", metrics.leader.clone());
         registry.register("sweeps", "Searches of Vault for tokens without a request", metrics.sweeps.clone());
@@ -94,6 +96,11 @@ impl Metrics {
             "tokens_ungranted",
             "Live tokens whose policies no binding grants any more",
             metrics.ungranted.clone(),
+        );
+        registry.register(
+            "admission_in_force",
+            "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
+            metrics.admission.clone(),
         );
         Self { registry: Arc::new(registry), ..metrics }
     }
@@ -125,8 +132,9 @@ impl Metrics {
     }
 
     /// All of it in the text format of OpenMetrics.
-    pub fn text(&self, leads: bool, ungranted: usize) -> String {
+    pub fn text(&self, leads: bool, ungranted: usize, admission: bool) -> String {
         self.leader.set(leads.into());
+        self.admission.set(admission.into());
         self.ungranted.set(ungranted.try_into().unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -145,7 +153,7 @@ mod tests {
         metrics.swept(SweepResult::Complete, 2, 1);
         metrics.swept(SweepResult::Failed, 0, 0);
         metrics.swept(SweepResult::Stopped, 0, 200);
-        let text = metrics.text(true, 0);
+        let text = metrics.text(true, 0, true);
         for line in [
             "vault_token_operator_leader 1",
             "vault_token_operator_sweeps_total{result=\"complete\"} 1",

@@ -2,6 +2,7 @@
 //!
 //! observe -> [`decide`](crate::domain::plan::decide) -> execute -> [`Draft`](crate::domain::status::Draft) -> ledger
 
+mod admission;
 mod agenda;
 mod bindings;
 mod budget;
@@ -35,6 +36,7 @@ pub use world::{Alarm, World};
 
 use crate::cluster;
 use crate::vault::{Session, TokenLister, TokenStore};
+use admission::Inspector;
 use bindings::Statuses;
 use budget::Budget;
 use census::Census;
@@ -80,6 +82,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         limits: settings.limits.clone(),
     };
     let census = Arc::new(Census::new(requests.clone(), rulebook.clone(), settings.ungranted_limit));
+    let inspector = Inspector::new(client.clone(), settings.trust_unverified_requests);
     let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),
         pods: Pods::new(client.clone()),
@@ -87,6 +90,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         tokens,
         pusher: Pusher::new()?,
         budget: Budget::new(settings.rates),
+        admission: inspector.admission(),
         rulebook: rulebook.clone(),
         census: census.clone(),
         lister,
@@ -99,7 +103,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.limits, world.clone());
-    let health = Health::new(session, leadership.clone(), metrics.clone(), census, rulebook.clone());
+    let health =
+        Health::new(session, leadership.clone(), metrics.clone(), census, rulebook.clone(), inspector.admission());
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,
@@ -114,6 +119,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let granting = keeper.run(client.clone());
     let controlling = controller::run(client, executor, (requests, writer), rulebook, leadership, health.clone(), stop);
     let outcome = tokio::select! {
+        () = inspector.run() => Err("the look at the admission policies ended".to_owned()),
         () = granting => Err("the watch of bindings ended".to_owned()),
         () = bindings::run(statuses) => Err("the writing of bindings' statuses ended".to_owned()),
         () = controlling => Ok(()),

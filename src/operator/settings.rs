@@ -71,6 +71,12 @@ pub struct Arguments {
     #[arg(long, env = "VTO_SWEEP_LIMIT", value_name = "NUMBER", default_value = "128")]
     sweep_limit: usize,
 
+    /// Serve requests although nothing checks who creates them: any pod that may create requests can then take the token of any
+    /// other pod of its namespace that initializes. Without this, no tokens are made while the admission policies of config/ are
+    /// missing, changed or not in force
+    #[arg(long, env = "VTO_TRUST_UNVERIFIED_REQUESTS")]
+    trust_unverified_requests: bool,
+
     /// Networks that pods live in, as in 10.244.0.0/16. Wrapping tokens are sent to no other address [default: all
     /// but loopback, link-local and multicast addresses]
     #[arg(long, env = "VTO_POD_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
@@ -158,6 +164,7 @@ pub struct Settings {
     pub(super) sweep_interval: Duration,
     pub(super) sweep_limit: usize,
     pub(super) ungranted_limit: usize,
+    pub(super) trust_unverified_requests: bool,
 }
 
 impl Arguments {
@@ -197,6 +204,7 @@ impl Arguments {
             sweep_interval: self.sweep_interval,
             sweep_limit: self.sweep_limit,
             ungranted_limit: self.ungranted_limit,
+            trust_unverified_requests: self.trust_unverified_requests,
             cluster: self.cluster,
         })
     }

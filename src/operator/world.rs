@@ -12,6 +12,7 @@ use super::reaper::Reaper;
 use super::rulebook::Rulebook;
 use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
+use crate::domain::admission::Admission;
 use crate::domain::announcement::Announcement;
 use crate::domain::pod::Observation;
 use crate::domain::rules::Rules;
@@ -24,7 +25,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What the operator reads and changes, each call one exchange that can fail before, in the midst of, and after it took
 /// effect.
@@ -34,6 +35,9 @@ pub trait World: Send + Sync {
 
     /// Why Vault cannot be asked at the moment, if that is known.
     fn vault_away(&self) -> Option<String>;
+
+    /// Whether the API server checks who creates requests.
+    fn admission(&self) -> Admission;
 
     /// What is granted to whom.
     fn rules(&self) -> Arc<Rules>;
@@ -135,6 +139,8 @@ pub struct Live {
     pub pusher: Pusher,
     /// How many tokens may be made.
     pub budget: Budget,
+    /// Whether requests are checked.
+    pub admission: watch::Receiver<Admission>,
     /// What is granted.
     pub rulebook: Rulebook,
     /// How many have lost their grants.
@@ -156,6 +162,10 @@ impl World for Live {
 
     fn vault_away(&self) -> Option<String> {
         self.tokens.away()
+    }
+
+    fn admission(&self) -> Admission {
+        self.admission.borrow().clone()
     }
 
     fn rules(&self) -> Arc<Rules> {

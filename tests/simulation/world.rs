@@ -11,6 +11,7 @@ use std::time::Duration;
 use vault_token_operator::api::{VaultTokenRequest, VaultTokenRequestStatus};
 use vault_token_operator::cluster;
 use vault_token_operator::domain::address::PodNetworks;
+use vault_token_operator::domain::admission::Admission;
 use vault_token_operator::domain::grant::Limits;
 use vault_token_operator::domain::pod::Observation;
 use vault_token_operator::domain::rules::{Rule, Rules};
@@ -130,6 +131,10 @@ impl World for SimWorld {
 
     fn vault_away(&self) -> Option<String> {
         self.model().away.then(|| "sealed".to_owned())
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::InForce { since: Timestamp::MIN }
     }
 
     fn rules(&self) -> Arc<Rules> {

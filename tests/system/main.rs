@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod admission;
 mod api;
 mod binding;
 mod delivery;

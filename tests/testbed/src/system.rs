@@ -25,6 +25,8 @@ pub const SECRETS: &str = "secret";
 
 /// How long the operator may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long after their making the operator takes the admission policies to be in force, and the second that times are cut to.
+const ADMISSION_SETTLING: Duration = Duration::from_secs(4);
 /// How long the operator may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -57,6 +59,8 @@ impl System {
             let path = path.to_string_lossy();
             must_succeed(control_plane.kubectl(&["apply", "--server-side", target[0], &path]).await?, "kubectl apply")?;
         }
+        // What is made before the API server goes by the admission policies is not served.
+        let admission = tokio::time::sleep(ADMISSION_SETTLING);
         let definitions = ["vaulttokenrequests", "vaultpolicybindings"];
         let [requests, bindings] = definitions.map(|name| format!("customresourcedefinition/{name}.vaultproject.io"));
         let established = ["wait", "--for=condition=Established", "--timeout=30s", &requests, &bindings];
@@ -76,6 +80,7 @@ impl System {
         let login_file = folder.join("vault-login-token");
         let token = control_plane.service_account_token(OPERATOR, OPERATOR, &["vault"], None, 24 * 3600).await?;
         crate::pki::write(&login_file, &token)?;
+        admission.await;
         let operator = Mutex::default();
         let starts = AtomicU32::new(0);
         Ok(Self { operator, binary: binary.to_owned(), folder, token_file, login_file, kubeconfig, starts, testbed })

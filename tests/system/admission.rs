@@ -1,0 +1,299 @@
+//! Identity: who may create, change and delete requests, and that nothing is served where nothing checks that.
+
+use crate::support::{Cluster, LIMIT, alone, condition, reason, request_for, shared, token_of};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use testbed::control_plane::BearerToken;
+use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::project;
+use vault_token_operator::api::{Phase, request_name};
+
+/// A workload with every verb on requests that Kubernetes knows: RBAC alone would stop nothing here.
+async fn powerful(cluster: &Cluster, namespace: &str) {
+    let verbs = "--verb=create,get,list,update,patch,delete,deletecollection";
+    let resources = "--resource=vaulttokenrequests.vaultproject.io,vaulttokenrequests.vaultproject.io/status";
+    cluster.kubectl(&["create", "role", "powerful", "-n", namespace, verbs, resources]).await;
+    let account = format!("--serviceaccount={namespace}:default");
+    cluster.kubectl(&["create", "rolebinding", "powerful", "-n", namespace, "--role=powerful", &account]).await;
+}
+
+/// Somebody's way to the API server.
+struct Who<'a> {
+    cluster: &'a Cluster,
+    kubeconfig: PathBuf,
+}
+
+impl<'a> Who<'a> {
+    /// The namespace's service account `default`, by a token that is bound to this pod, or to none.
+    async fn new(cluster: &'a Cluster, namespace: &str, pod: Option<&PodHandle>) -> Self {
+        let bound = pod.map(|pod| (pod.name.as_str(), pod.uid.as_str()));
+        let token =
+            cluster.plane().service_account_token(namespace, "default", &[], bound, 600).await.expect("a token");
+        let name = format!("who-{namespace}-{}", pod.map_or("nobody", |pod| pod.uid.as_str()));
+        let kubeconfig =
+            cluster.plane().kubeconfig_for_token(&name, namespace, BearerToken::Inline(&token)).expect("a kubeconfig");
+        Self { cluster, kubeconfig }
+    }
+
+    async fn says(&self, arguments: &[&str]) -> String {
+        let output = self.cluster.plane().kubectl_as(&self.kubeconfig, arguments).await.expect("kubectl runs");
+        format!("{}{}", output.stdout, output.stderr)
+    }
+
+    /// What comes of creating this object.
+    async fn creates(&self, object: &Value) -> String {
+        let name = format!("{}.create.json", object["metadata"]["name"].as_str().expect("a name"));
+        let file = self.cluster.system.testbed().run().path().join(name);
+        std::fs::write(&file, object.to_string()).expect("written");
+        self.says(&["create", "-f", &file.to_string_lossy()]).await
+    }
+
+    async fn patches(&self, name: &str, subresource: Option<&str>, patch: &Value) -> String {
+        let patch = format!("--patch={patch}");
+        let mut arguments = vec!["patch", "vtr", name, "--type=merge", &patch];
+        let subresource = subresource.map(|name| format!("--subresource={name}"));
+        arguments.extend(subresource.as_deref());
+        self.says(&arguments).await
+    }
+}
+
+#[tokio::test]
+async fn i4_a_request_is_made_by_the_pod_that_it_names_and_by_nobody_else() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("own-name").await;
+    powerful(cluster, &namespace).await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let other = cluster.pod(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await;
+    let (own, others) = (request_for(&pod, 0), request_for(&other, 0));
+    let (web, nobody) = (Who::new(cluster, &namespace, Some(&pod)).await, Who::new(cluster, &namespace, None).await);
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut request = own.clone();
+        change(&mut request);
+        request
+    };
+    let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "other", "uid": other.uid }]);
+    for (said, words) in [
+        (web.creates(&others).await, "this is the token of the pod web"),
+        (nobody.creates(&own).await, "shows a token that is bound to no pod"),
+        (web.creates(&with(&|it| it["metadata"]["finalizers"] = json!([]))).await, "with the finalizer"),
+        (web.creates(&with(&|it| it["metadata"]["ownerReferences"] = owner.clone())).await, "without owners"),
+        // The pod's own UID and another's name.
+        (
+            web.creates(&with(&|it| {
+                it["spec"]["podName"] = json!("other");
+                it["metadata"]["name"] = json!(request_name("other", &pod.uid, 0));
+            }))
+            .await,
+            "this is the token of the pod web",
+        ),
+    ] {
+        assert!(said.contains("vault-token-requests") && said.contains(words), "{said}");
+    }
+    // A pod of another namespace that may create requests here, too.
+    let elsewhere = cluster.namespace("own-name-elsewhere").await;
+    let stranger = cluster.pod(&PodSpec::new(&elsewhere, "web", "shop-read", "1h")).await;
+    let account = format!("--serviceaccount={elsewhere}:default");
+    cluster.kubectl(&["create", "rolebinding", "stranger", "-n", &namespace, "--role=powerful", &account]).await;
+    let mut request = request_for(&stranger, 0);
+    request["metadata"]["namespace"] = json!(namespace);
+    let said = Who::new(cluster, &elsewhere, Some(&stranger)).await.creates(&request).await;
+    assert!(said.contains("vault-token-requests"), "{said}");
+
+    let said = web.creates(&own).await;
+    assert!(said.contains("created"), "{said}");
+}
+
+#[tokio::test]
+async fn i4_nobody_but_the_operator_changes_a_request_its_status_or_its_finalizer() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("forged-status").await;
+    powerful(cluster, &namespace).await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let name = request_name("web", &delivered.pod.uid, 0);
+    let web = Who::new(cluster, &namespace, Some(&delivered.pod)).await;
+    let alone = "changed by the operator alone";
+    for (said, words) in [
+        (web.patches(&name, Some("status"), &json!({ "status": { "phase": "Revoked" } })).await, alone),
+        (web.patches(&name, Some("status"), &json!({ "status": { "tokenAccessor": "another" } })).await, alone),
+        // Its own pod, but not a request that is answered there.
+        (web.patches(&name, Some("status"), &json!({ "status": { "answer": answer() } })).await, alone),
+        (web.patches(&name, None, &json!({ "metadata": { "finalizers": null } })).await, alone),
+        (web.patches(&name, None, &json!({ "metadata": { "annotations": { "a": "b" } } })).await, alone),
+        (web.patches(&name, None, &json!({ "spec": { "port": 1 } })).await, "spec is immutable"),
+        (web.says(&["delete", "vtr", &name]).await, "takes the verb revoke"),
+        (web.says(&["delete", "vtr", "--all"]).await, "takes the verb revoke"),
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(cluster.accepts(&delivered.token).await);
+    // Who has the verb may.
+    let verb = ["--verb=revoke", "--resource=vaulttokenrequests.vaultproject.io"];
+    cluster.kubectl(&["create", "role", "revokes", "-n", &namespace, verb[0], verb[1]]).await;
+    let account = format!("--serviceaccount={namespace}:default");
+    cluster.kubectl(&["create", "rolebinding", "revokes", "-n", &namespace, "--role=revokes", &account]).await;
+    let deadline = Instant::now() + LIMIT;
+    while !web.says(&["delete", "vtr", &name, "--timeout=20s"]).await.contains("deleted") {
+        assert!(Instant::now() < deadline, "it may not be deleted");
+    }
+    assert!(!cluster.accepts(&delivered.token).await);
+}
+
+fn answer() -> Value {
+    json!({ "attempt": 1, "outcome": "Stored", "message": "", "refused": 0, "mac": "AAAA" })
+}
+
+#[tokio::test]
+async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("answers").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    let by_status = |request: &mut Value| {
+        request["spec"]["delivery"] = json!("Status");
+        request["spec"]["port"] = Value::Null;
+    };
+    let (pod, other) = (
+        cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await,
+        cluster.pod(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await,
+    );
+    for pod in [&pod, &other] {
+        cluster.kubelet.report_initializing(cluster.plane(), pod).await.expect("a status");
+        cluster.ask(pod, by_status).await;
+        cluster.until_phase(pod, Phase::Issued).await;
+    }
+    let web = Who::new(cluster, &namespace, Some(&pod)).await;
+    let (own, others) = (request_name("web", &pod.uid, 0), request_name("other", &other.uid, 0));
+    for (name, status) in [
+        (&own, json!({ "phase": "Delivered" })),
+        (&own, json!({ "answer": answer(), "tokenAccessor": "another" })),
+        (&own, json!({ "answer": answer(), "sealedToken": null })),
+        (&own, json!({ "answer": answer(), "deliveredAt": "2026-01-01T00:00:00Z" })),
+        (&others, json!({ "answer": answer() })),
+    ] {
+        let said = web.patches(name, Some("status"), &json!({ "status": status })).await;
+        assert!(said.contains("changed by the operator alone"), "{status}: {said}");
+    }
+    // This it may write; without the receipt it confirms nothing.
+    let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": answer() } })).await;
+    assert!(said.contains("patched"), "{said}");
+    let request = cluster.request(&pod, 0).await.expect("a request");
+    assert_eq!(request.phase(), Phase::Issued);
+}
+
+#[tokio::test]
+async fn labels_that_bindings_select_by_take_the_verb_grant() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("labels").await;
+    let verbs = ["--verb=create,get,update,patch", "--resource=namespaces"];
+    cluster.kubectl(&["create", "clusterrole", "labels", verbs[0], verbs[1]]).await;
+    let account = format!("--serviceaccount={namespace}:default");
+    cluster.kubectl(&["create", "clusterrolebinding", "labels", "--clusterrole=labels", &account]).await;
+    let who = Who::new(cluster, &namespace, None).await;
+    let label = async |arguments: &[&str]| who.says(&[&["label", "namespace", &namespace], arguments].concat()).await;
+    assert!(label(&["team=a"]).await.contains("labeled"));
+    let denied = "takes the verb grant on vaultpolicybindings";
+    let said = label(&["vaultproject.io/team=a"]).await;
+    assert!(said.contains(denied), "{said}");
+    let object = json!({ "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": "labels-2", "labels": { "vaultproject.io/team": "a" } } });
+    let said = who.creates(&object).await;
+    assert!(said.contains(denied), "{said}");
+    // Nor taken off, once somebody else has set one.
+    cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=b"]).await;
+    for change in ["vaultproject.io/team-", "vaultproject.io/team=a"] {
+        let said = label(&[change, "--overwrite"]).await;
+        assert!(said.contains(denied), "{said}");
+    }
+    assert!(label(&["other=b"]).await.contains("labeled"));
+    let verb = ["--verb=grant", "--resource=vaultpolicybindings.vaultproject.io"];
+    cluster.kubectl(&["create", "clusterrole", "grants", verb[0], verb[1]]).await;
+    cluster.kubectl(&["create", "clusterrolebinding", "grants", "--clusterrole=grants", &account]).await;
+    let deadline = Instant::now() + LIMIT;
+    while !label(&["vaultproject.io/team=a", "--overwrite"]).await.contains("labeled") {
+        assert!(Instant::now() < deadline, "it may not be set");
+    }
+}
+
+/// Installs the admission policies as they should be.
+async fn mend(cluster: &Cluster) {
+    let manifest = project::root().join("config/admission.yaml");
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", &manifest.to_string_lossy()];
+    let said = cluster.kubectl(&apply).await;
+    assert!(said.contains("serverside-applied") && !said.contains("rror"), "{said}");
+}
+
+#[tokio::test]
+async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_not_in_force() {
+    let (cluster, _guard) = alone().await;
+    cluster.until_healthy("admission: in force").await;
+    let namespace = cluster.namespace("no-admission").await;
+    let weaken = [
+        ("is not there", vec!["delete", "validatingadmissionpolicybinding", "vault-token-requests"]),
+        (
+            "is not as in the config/",
+            vec![
+                "patch",
+                "validatingadmissionpolicybinding",
+                "vault-token-requests",
+                "--type=merge",
+                "-p={\"spec\":{\"validationActions\":[\"Audit\"]}}",
+            ],
+        ),
+        (
+            "is not as in the config/",
+            vec![
+                "patch",
+                "validatingadmissionpolicy",
+                "vault-namespace-labels",
+                "--type=merge",
+                "-p={\"spec\":{\"failurePolicy\":\"Ignore\"}}",
+            ],
+        ),
+    ];
+    for (number, (words, arguments)) in weaken.into_iter().enumerate() {
+        cluster.kubectl(&arguments).await;
+        cluster.until_healthy(words).await;
+        cluster.assert_counted(&["admission_in_force 0"]).await;
+        let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        let init = cluster.init(&pod).await;
+        let waits = cluster.until(&pod, "wait", |request| reason(request) == "AdmissionLacking").await;
+        assert!(condition(&waits, "Authorized").2.contains("kubectl apply --server-side -k config/"), "{waits:#?}");
+        mend(cluster).await;
+        cluster.until_healthy("admission: in force").await;
+        if number < 2 {
+            // Nothing checked who made it.
+            let denied = cluster.until_phase(&pod, Phase::Denied).await;
+            assert_eq!(reason(&denied), "RequestUnverified");
+            assert!(!crate::support::ended(&init).await.success());
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            let again = cluster.init(&pod).await;
+            assert!(crate::support::ended(&again).await.success(), "{}", again.termination_message());
+        } else {
+            cluster.ended_well(&pod, &init).await;
+        }
+        assert!(cluster.accepts(&token_of(&pod)).await);
+    }
+
+    // In so many words it can be done without.
+    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "vault-token-requests"]).await;
+    cluster.system.kill_operator();
+    let waived = ("VTO_TRUST_UNVERIFIED_REQUESTS", "true");
+    cluster.system.start_operator(&[waived]).await.expect("the operator starts");
+    cluster.until_healthy("nothing checks who creates requests (--trust-unverified-requests)").await;
+    cluster.deliver(&PodSpec::new(&namespace, "trusted", "shop-read", "1h")).await;
+    mend(cluster).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+async fn what_is_installed_is_what_the_operator_was_built_with() {
+    let cluster = shared().await;
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/admission.yaml");
+    let text = std::fs::read_to_string(manifest).expect("a file");
+    for expected in vault_token_operator::yaml::documents(&text).expect("documents") {
+        let text = |pointer: &str| expected.pointer(pointer).and_then(Value::as_str).expect("a text").to_owned();
+        let found = cluster.kubectl(&["get", &text("/kind"), &text("/metadata/name"), "-o", "json"]).await;
+        let found: Value = serde_json::from_str(&found).expect("JSON");
+        assert_eq!(found["spec"], expected["spec"], "every default is written down in config/admission.yaml");
+    }
+}
