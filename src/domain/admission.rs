@@ -29,7 +29,7 @@ impl Admission {
             Self::Waived => None,
             Self::Unknown => wait("waiting to see whether the admission policy is in force".to_owned()),
             Self::Lacking(why) => {
-                wait(format!("no tokens are made while {why}: kubectl apply --server-side -k config/"))
+                wait(format!("no tokens are made, since {why}: kubectl apply --server-side -k config/"))
             }
             Self::InForce { since } => {
                 let created = request.metadata.creation_timestamp.as_ref().map(|created| created.0);

@@ -74,9 +74,15 @@ impl Inspector {
             let lacking = |what: &str| Ok(Admission::Lacking(format!("the {kind} {name} {what}")));
             let kinds = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
             let objects: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds);
-            let Some(object) = bounded(objects.get_opt(name)).await? else { return lacking("is not there") };
+            let object = match bounded(objects.get_opt(name)).await {
+                Err(error) if error.status() == Some(403) => return lacking(&format!("cannot be read ({error})")),
+                found => found?,
+            };
+            let Some(object) = object else { return lacking("is not there") };
             if object.data.get("spec") != expected.get("spec") {
-                return lacking("is not as in the config/ of this version");
+                return lacking(
+                    "is not as in the config/ of this version (delete it first if applying it does not help)",
+                );
             }
             if object.metadata.deletion_timestamp.is_some() {
                 return lacking("is being deleted");

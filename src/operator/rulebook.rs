@@ -45,43 +45,76 @@ struct Known<T> {
     listed: bool,
 }
 
-impl<T: PartialEq> Known<T> {
+/// How much an event changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weight {
+    /// Nothing, or nothing yet.
+    Nothing,
+    /// Only what a binding says of itself.
+    Words,
+    /// What is granted.
+    Grants,
+}
+
+/// What is kept of an object.
+trait Kept: PartialEq {
+    /// Whether it grants the same.
+    fn grants_as(&self, other: &Self) -> bool;
+}
+
+impl Kept for VaultPolicyBinding {
+    fn grants_as(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.metadata.generation == other.metadata.generation
+    }
+}
+
+impl Kept for Labels {
+    fn grants_as(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+impl<T: Kept> Known<T> {
     fn new() -> Self {
         Self { objects: HashMap::new(), listing: HashMap::new(), listed: false }
     }
 
-    /// Takes an event in; gives whether anything is different now. Objects that `read` makes nothing of are as good as gone.
-    fn take<K: ResourceExt>(&mut self, event: Event<K>, read: impl Fn(K) -> Option<T>) -> bool {
+    /// Takes an event in. Objects that `read` makes nothing of are as good as gone.
+    fn take<K: ResourceExt>(&mut self, event: Event<K>, read: impl Fn(K) -> Option<T>) -> Weight {
         let name = |object: &K| object.meta().name.clone().unwrap_or_default();
         match event {
             Event::Init => {
                 self.listing.clear();
-                false
+                Weight::Nothing
             }
             Event::InitApply(object) => {
                 let name = name(&object);
                 self.listing.extend(read(object).map(|read| (name, read)));
-                false
+                Weight::Nothing
             }
             Event::InitDone => {
                 let listing = std::mem::take(&mut self.listing);
-                let changed = !std::mem::replace(&mut self.listed, true) || self.objects != listing;
+                let same = std::mem::replace(&mut self.listed, true) && self.objects == listing;
                 self.objects = listing;
-                changed
+                if same { Weight::Nothing } else { Weight::Grants }
             }
             Event::Apply(object) => {
                 let name = name(&object);
-                match read(object) {
-                    Some(read) if self.objects.get(&name) == Some(&read) => false,
-                    Some(read) => {
-                        self.objects.insert(name, read);
-                        true
-                    }
-                    None => self.objects.remove(&name).is_some(),
-                }
+                let Some(read) = read(object) else { return self.drop(&name) };
+                let weight = match self.objects.get(&name) {
+                    Some(known) if *known == read => Weight::Nothing,
+                    Some(known) if known.grants_as(&read) => Weight::Words,
+                    _ => Weight::Grants,
+                };
+                self.objects.insert(name, read);
+                weight
             }
-            Event::Delete(object) => self.objects.remove(&name(&object)).is_some(),
+            Event::Delete(object) => self.drop(&name(&object)),
         }
+    }
+
+    fn drop(&mut self, name: &str) -> Weight {
+        if self.objects.remove(name).is_some() { Weight::Grants } else { Weight::Nothing }
     }
 }
 
@@ -120,12 +153,17 @@ impl Keeper {
         let (mut bindings, mut namespaces) = (Known::new(), Known::new());
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
-            let changed = match change {
+            let weight = match change {
                 Change::Binding(event) => bindings.take(event, binding),
                 Change::Namespace(event) => namespaces.take(event, labels),
             };
-            if changed && bindings.listed && namespaces.listed {
-                self.publish(&bindings.objects, &namespaces.objects);
+            match weight {
+                _ if !bindings.listed || !namespaces.listed => {}
+                Weight::Nothing => {}
+                Weight::Words => {
+                    self.sender.send_modify(|edition| edition.bindings = Arc::new(bindings.objects.clone()));
+                }
+                Weight::Grants => self.publish(&bindings.objects, &namespaces.objects),
             }
         }
     }

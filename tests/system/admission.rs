@@ -148,6 +148,7 @@ async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
     let cluster = shared().await;
     let namespace = cluster.namespace("answers").await;
     cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    powerful(cluster, &namespace).await;
     let by_status = |request: &mut Value| {
         request["spec"]["delivery"] = json!("Status");
         request["spec"]["port"] = Value::Null;
@@ -227,30 +228,23 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
     let (cluster, _guard) = alone().await;
     cluster.until_healthy("admission: in force").await;
     let namespace = cluster.namespace("no-admission").await;
+    let (policy, binding) = ("validatingadmissionpolicy", "validatingadmissionpolicybinding");
+    let patch = |kind, name, patch| vec!["patch", kind, name, "--type=merge", patch];
+    let (requests, labels) = ("vault-token-requests", "vault-namespace-labels");
     let weaken = [
-        ("is not there", vec!["delete", "validatingadmissionpolicybinding", "vault-token-requests"]),
+        ("is not there", vec!["delete", binding, requests], None),
         (
             "is not as in the config/",
-            vec![
-                "patch",
-                "validatingadmissionpolicybinding",
-                "vault-token-requests",
-                "--type=merge",
-                "-p={\"spec\":{\"validationActions\":[\"Audit\"]}}",
-            ],
+            patch(binding, requests, "-p={\"spec\":{\"validationActions\":[\"Audit\"]}}"),
+            Some(patch(binding, requests, "-p={\"spec\":{\"validationActions\":[\"Deny\"]}}")),
         ),
         (
             "is not as in the config/",
-            vec![
-                "patch",
-                "validatingadmissionpolicy",
-                "vault-namespace-labels",
-                "--type=merge",
-                "-p={\"spec\":{\"failurePolicy\":\"Ignore\"}}",
-            ],
+            patch(policy, labels, "-p={\"spec\":{\"failurePolicy\":\"Ignore\"}}"),
+            Some(patch(policy, labels, "-p={\"spec\":{\"failurePolicy\":\"Fail\"}}")),
         ),
     ];
-    for (number, (words, arguments)) in weaken.into_iter().enumerate() {
+    for (number, (words, arguments, back)) in weaken.into_iter().enumerate() {
         cluster.kubectl(&arguments).await;
         cluster.until_healthy(words).await;
         cluster.assert_counted(&["admission_in_force 0"]).await;
@@ -258,7 +252,10 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
         let init = cluster.init(&pod).await;
         let waits = cluster.until(&pod, "wait", |request| reason(request) == "AdmissionLacking").await;
         assert!(condition(&waits, "Authorized").2.contains("kubectl apply --server-side -k config/"), "{waits:#?}");
-        mend(cluster).await;
+        match back {
+            Some(arguments) => drop(cluster.kubectl(&arguments).await),
+            None => mend(cluster).await,
+        }
         cluster.until_healthy("admission: in force").await;
         if number < 2 {
             // Nothing checked who made it.

@@ -21,10 +21,11 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
     let namespace = cluster.namespace("denied").await;
     let (policies, ttl) = ("vaultproject.io/policies", "vaultproject.io/ttl");
     let many = (0..10_000).map(|n| format!("p{n}")).collect::<Vec<_>>().join(",");
-    let cases: [Case; 17] = [
+    let cases: [Case; 18] = [
         (&[], "PoliciesMissing", "the pod has no annotation vaultproject.io/policies"),
         (&[(policies, "")], "PoliciesInvalid", "names no policy"),
         (&[(policies, "root")], "PoliciesInvalid", "the policy \"root\" is never given to a pod"),
+        (&[(policies, "vault-token-operator")], "PoliciesInvalid", "the operator's own, and never given to a pod"),
         (&[(policies, "shop-read,default")], "PoliciesInvalid", "the policy \"default\" is never given to a pod"),
         (&[(policies, "shop-read,shop-read")], "PoliciesInvalid", "names the policy \"shop-read\" twice"),
         (&[(policies, "Shop-Read")], "PoliciesInvalid", "\"Shop-Read\" has upper-case letters"),
@@ -43,7 +44,7 @@ async fn i4_every_bad_annotation_is_denied_in_words_that_init_repeats() {
             "VaultRefused",
             "the token role vault-token-operator-main decides which policies it gives",
         ),
-        (&[(policies, "vault-token-operator")], "VaultRefused", "(allowed_policies_glob)"),
+        (&[(policies, "kv-admin,shop-read")], "VaultRefused", "(allowed_policies_glob)"),
     ];
     for (number, (annotations, reason, words)) in cases.into_iter().enumerate() {
         let pod = cluster.pod(&annotated(&namespace, &format!("web-{number}"), annotations)).await;

@@ -4,6 +4,7 @@ use crate::support::{Cluster, Delivered, LIMIT, alone, condition, name, shared};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::system::CLUSTER;
@@ -141,8 +142,12 @@ async fn an_uninstall_as_the_readme_says_revokes_everything_and_leaves_nothing_s
     // And back again, for an operator that never went.
     let text = cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await;
     assert!(text.contains("serverside-applied"), "{text}");
-    let definition = "customresourcedefinition/vaulttokenrequests.vaultproject.io";
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", definition]).await;
+    let wait = ["wait", "--for=condition=Established", "--timeout=30s", "-f", &crds];
+    let text = cluster.kubectl(&wait).await;
+    assert!(text.contains("condition met"), "{text}");
+    let subject = json!({ "namespaces": [namespace], "serviceAccounts": ["*"] });
+    let spec = json!({ "subjects": [subject], "policies": ["*"] });
+    cluster.system.bind_policies(&namespace, &spec).await.expect("a binding");
     cluster.deliver(&PodSpec::new(&namespace, "again", "shop-read", "24h")).await;
 }
 
