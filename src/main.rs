@@ -3,7 +3,7 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -33,6 +33,8 @@ enum Command {
     Run(Box<operator::Arguments>),
     /// Run as an init container: get the pod's token, write it to a file, and end
     Init(Box<init::Arguments>),
+    /// Say what a pod is granted, by which VaultPolicyBinding, and for how long, or why not; also before it is there
+    Explain(operator::explain::Arguments),
     /// Print the custom resource definitions, as in crds/
     Crds,
 }
@@ -74,6 +76,13 @@ fn start(cli: Cli) -> Result<(), String> {
                     () = stop => Err("ended by a signal before the token was there".to_owned()),
                 }
             })
+        }
+        Command::Explain(arguments) => {
+            begin(cli.log_format, &cli.log).unwrap_or_else(|message| usage("explain", message));
+            let explained =
+                runtime(tokio::runtime::Builder::new_current_thread())?.block_on(operator::explain::run(arguments))?;
+            print(&explained.0)?;
+            if explained.1 { Ok(()) } else { Err("not everything is granted".to_owned()) }
         }
         Command::Crds => print_crds(),
     }
@@ -132,10 +141,13 @@ fn log(format: LogFormat, filter: &str) -> Result<(), String> {
 }
 
 fn print_crds() -> Result<(), String> {
-    use std::io::Write;
     let mut text = String::new();
     for definition in api::custom_resource_definitions() {
         text.push_str(&yaml::document(&definition)?);
     }
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), String> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot print: {error}"))
 }

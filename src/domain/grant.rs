@@ -27,6 +27,19 @@ pub struct Limits {
     pub grace: Duration,
 }
 
+impl Limits {
+    /// Those that a grant depends on.
+    pub fn for_grants(default_ttl: Duration, max_ttl: Duration) -> Self {
+        Self {
+            default_ttl,
+            max_ttl,
+            networks: PodNetworks::default(),
+            retention: Duration::ZERO,
+            grace: Duration::ZERO,
+        }
+    }
+}
+
 /// What a verified pod gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {

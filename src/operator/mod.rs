@@ -11,6 +11,7 @@ mod controller;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod execute;
+pub mod explain;
 mod health;
 mod herald;
 mod lease;

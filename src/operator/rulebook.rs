@@ -205,7 +205,7 @@ fn patient<K: Send + 'static>(
 }
 
 /// A binding that cannot be read grants nothing, and keeps nobody from reading the others. Its status is no news.
-fn binding(DeserializeGuard(binding): DeserializeGuard<VaultPolicyBinding>) -> Option<VaultPolicyBinding> {
+pub fn binding(DeserializeGuard(binding): DeserializeGuard<VaultPolicyBinding>) -> Option<VaultPolicyBinding> {
     let mut binding = binding
         .inspect_err(|error| {
             let name = error.metadata.name.as_deref().unwrap_or_default();
@@ -219,7 +219,7 @@ fn binding(DeserializeGuard(binding): DeserializeGuard<VaultPolicyBinding>) -> O
 }
 
 /// Of a namespace's labels those that bindings can select by.
-fn labels(namespace: PartialObjectMeta<Namespace>) -> Option<Labels> {
+pub fn labels(namespace: PartialObjectMeta<Namespace>) -> Option<Labels> {
     let labels = namespace.metadata.labels.unwrap_or_default();
     Some(labels.into_iter().filter(|(label, _)| is_safe(label)).collect())
 }

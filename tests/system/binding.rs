@@ -279,3 +279,56 @@ async fn a_binding_that_allows_it_lets_tokens_renew_themselves() {
         assert!(Instant::now() < deadline, "it cannot renew itself");
     }
 }
+
+/// What `vault-token-operator explain` says, and whether it ended well.
+async fn explain(cluster: &Cluster, arguments: &[&str]) -> (String, bool) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_vault-token-operator"));
+    command.arg("explain").args(arguments).env("KUBECONFIG", cluster.plane().admin_kubeconfig()).kill_on_drop(true);
+    let output = command.output().await.expect("it runs");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+#[tokio::test]
+async fn explain_says_what_the_operator_does() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "explained-grants").await;
+    let mut read = grant(&namespace, &["shop-read"]);
+    read["maxTTL"] = json!("30m");
+    bind(cluster, "explained-read", read).await;
+    bind(cluster, "explained-db", grant(&namespace, &["shop-db"])).await;
+    for (name, policies, ttl) in [
+        ("granted", "shop-read", "10m"),
+        ("long", "shop-read", "1h"),
+        ("both", "shop-read,shop-db", "10m"),
+        ("none", "shop-write", "10m"),
+        ("wrong", "Shop-Read", "10m"),
+        ("never", "shop-read", "never"),
+    ] {
+        let spec = PodSpec::new(&namespace, name, policies, ttl);
+        // Before the pod is there.
+        let annotations: serde_json::Map<_, _> =
+            spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        let manifest = json!({ "apiVersion": "v1", "kind": "Pod", "spec": { "containers": [] },
+            "metadata": { "name": name, "namespace": namespace, "annotations": annotations } });
+        let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
+        std::fs::write(&file, manifest.to_string()).expect("written");
+        let foretold = explain(cluster, &["-f", &file.to_string_lossy()]).await;
+        let pod = cluster.pod(&spec).await;
+        let _init = cluster.init(&pod).await;
+        let settled = |request: &VaultTokenRequest| matches!(request.phase(), Phase::Delivered | Phase::Denied);
+        let request = cluster.until(&pod, "end", settled).await;
+        let told = explain(cluster, &[name, "-n", &namespace]).await;
+        assert_eq!(foretold, told);
+        let (text, granted) = told;
+        assert_eq!(granted, request.phase() == Phase::Delivered, "{name}: {text}");
+        match granted {
+            true => assert!(text.contains("by:         VaultPolicyBinding explained-read"), "{text}"),
+            false => {
+                let (_, why, message) = condition(&request, "Authorized");
+                assert!(text.contains(&format!("{why}: {message}")), "{text}\n{message}");
+            }
+        }
+    }
+    let (text, granted) = explain(cluster, &["no-such-pod", "-n", &namespace]).await;
+    assert!(text.is_empty() && !granted);
+}

@@ -14,6 +14,7 @@ mod denial;
 mod end;
 mod fault;
 mod ha;
+mod killswitch;
 mod life;
 mod login;
 mod outage;

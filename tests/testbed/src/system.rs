@@ -68,7 +68,8 @@ impl System {
         // kubectl keeps what it knows of the server's resources for hours; this makes it ask anew.
         let asked = control_plane.kubectl(&["api-resources", "--api-group=vaultproject.io"]).await?;
         must_succeed(asked, "kubectl api-resources")?;
-        set_up_vault(&testbed).await?;
+        tell_vault(&testbed).await?;
+        make_secrets(&testbed).await?;
 
         let folder = testbed.run().folder("operator")?;
         let token_file = folder.join("service-account-token");
@@ -105,6 +106,11 @@ impl System {
         std::fs::write(&file, binding.to_string()).map_err(Error::path("could not write", &file))?;
         let apply = ["apply", "-f", &file.to_string_lossy()];
         must_succeed(self.testbed.control_plane().kubectl(&apply).await?, "kubectl apply").map(drop)
+    }
+
+    /// Tells Vault once more what `config/vault/` says.
+    pub async fn tell_vault_again(&self) -> Result<(), Error> {
+        tell_vault(&self.testbed).await
     }
 
     /// Lets the pods of such a namespace take their tokens from the status of their requests.
@@ -271,8 +277,8 @@ pub fn must_succeed(output: process::Output, name: &str) -> Result<String, Error
     Err(Error::Ended { name: name.to_owned(), status: output.status, tail })
 }
 
-/// What `config/vault/README.md` tells a Vault administrator to do, and two example secrets.
-async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
+/// What `config/vault/README.md` tells a Vault administrator to do.
+async fn tell_vault(testbed: &Testbed) -> Result<(), Error> {
     let vault = testbed.vault();
     let folder = project::root().join("config/vault");
     let read = |name: &str| {
@@ -296,7 +302,12 @@ async fn set_up_vault(testbed: &Testbed) -> Result<(), Error> {
         let role = payload(file)?;
         vault.must(Method::POST, &format!("auth/kubernetes/role/{name}"), Some(&role)).await?;
     }
+    Ok(())
+}
 
+/// Two example secrets, and the policies to read them.
+async fn make_secrets(testbed: &Testbed) -> Result<(), Error> {
+    let vault = testbed.vault();
     vault.mount_kv(SECRETS).await?;
     for name in ["read", "db"] {
         let rule = format!("path \"{SECRETS}/data/shop/{name}\" {{ capabilities = [\"read\"] }}");
