@@ -132,11 +132,22 @@ async fn i4_nobody_but_the_operator_changes_a_request_its_status_or_its_finalize
     cluster.kubectl(&["create", "role", "revokes", "-n", &namespace, verb[0], verb[1]]).await;
     let account = format!("--serviceaccount={namespace}:default");
     cluster.kubectl(&["create", "rolebinding", "revokes", "-n", &namespace, "--role=revokes", &account]).await;
+    // Of a collection, too.
+    let second = cluster.deliver(&PodSpec::new(&namespace, "second", "shop-read", "1h")).await;
     let deadline = Instant::now() + LIMIT;
     while !web.says(&["delete", "vtr", &name, "--timeout=20s"]).await.contains("deleted") {
         assert!(Instant::now() < deadline, "it may not be deleted");
     }
     assert!(!cluster.accepts(&delivered.token).await);
+    let said = web
+        .says(&[
+            "delete",
+            "--raw",
+            &format!("/apis/vaultproject.io/v1alpha1/namespaces/{namespace}/vaulttokenrequests"),
+        ])
+        .await;
+    assert!(!said.contains("rror"), "{said}");
+    cluster.until_dead(second.accessor()).await;
 }
 
 fn answer() -> Value {

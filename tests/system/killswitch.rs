@@ -39,10 +39,10 @@ async fn the_kill_switch_takes_every_token_and_makes_no_more() {
     }
     assert!(!cluster.accepts(&delivered.token).await);
     assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
-    cluster.until_healthy("permission denied").await;
     let late = cluster.pod(&PodSpec::new(&namespace, "late", "shop-read", "1h")).await;
     let init = cluster.init(&late).await;
-    cluster.until_described("pod", "late", &namespace, "VaultUnavailable").await;
+    cluster.until_described("pod", "late", &namespace, "VaultForbids").await;
+    cluster.until_healthy("not logged in to Vault").await;
     assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
     // And back.
     cluster.system.tell_vault_again().await.expect("told");
