@@ -1,6 +1,6 @@
 //! What others write into requests costs the operator no memory.
 
-use crate::support::{Cluster, LIMIT, alone, request_for};
+use crate::support::{Cluster, alone, request_for};
 use futures::stream::{self, StreamExt};
 use kube::api::PostParams;
 use serde_json::json;
@@ -40,6 +40,6 @@ async fn requests_with_huge_metadata_cost_the_operator_no_memory() {
     // A page of them is there for a moment while they are listed.
     let limit = (REQUESTS * ANNOTATIONS) as u64 >> 20;
     assert!(after < before + limit, "{before} MiB became {after} MiB, by {REQUESTS} requests of {ANNOTATIONS} bytes");
-    let text = cluster.kubectl(&["delete", "vtr", "--all", "-n", &namespace]).await;
-    assert!(text.contains("deleted"), "{text}; within {LIMIT:?}");
+    let text = cluster.kubectl(&["delete", "vtr", "--all", "-n", &namespace, "--wait=false"]).await;
+    assert!(text.contains("deleted"), "{text}");
 }
