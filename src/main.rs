@@ -3,6 +3,7 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,9 +92,18 @@ fn start(cli: Cli) -> Result<(), String> {
 /// What comes first: log lines, and the way that TLS is done.
 fn begin(format: LogFormat, filter: &str) -> Result<(), String> {
     log(format, filter)?;
+    keep_memory_to_oneself()?;
     // Whoever else has installed one has installed the same: there is no other in this program.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Ok(())
+}
+
+/// No core dump of this process is ever written, and no other process of its user can look into it: it holds tokens (I9).
+fn keep_memory_to_oneself() -> Result<(), String> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| format!("cannot turn core dumps off: {error}"))
 }
 
 /// Ends with a message about a wrong argument of a subcommand, in the form and with the exit status that clap has for it.

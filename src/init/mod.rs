@@ -83,9 +83,9 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let key = OneTimeKey::generate()?;
     let port = listener.as_ref().map(|(_, port)| *port);
     let asked = Asked { init_container: &settings.container_name, public_key: key.public(), port };
-    let request = requests.create(&asked).await?;
+    let (request, older) = requests.create(&asked).await?;
     tracing::info!(request = request.metadata.name, port, "asked for a token");
-    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, key, &request));
+    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, key, &request, older));
     let serving = listener.map(|(listener, _)| {
         let receiver = receiver.clone();
         tokio::spawn(serve(listener, LIMITS, move |request| answered(receiver.clone(), request)))

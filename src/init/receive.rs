@@ -12,6 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{Mutex, Notify};
 
@@ -27,6 +28,8 @@ pub struct Receiver {
     name: String,
     uid: String,
     pod_uid: String,
+    /// UIDs of the pod's older requests, which the operator may still try to answer.
+    older: HashSet<String>,
     /// Whoever touches the files holds the lock, and looks at the request under it.
     state: Mutex<State>,
     stored: Notify,
@@ -62,13 +65,14 @@ pub enum Verdict {
 }
 
 impl Receiver {
-    /// Takes what is sealed to `key` for `request`.
+    /// Takes what is sealed to `key` for `request`. `older` are the UIDs of the pod's older ones.
     pub fn new(
         vault: Connection,
         requests: Requests,
         store: Store,
         key: OneTimeKey,
         request: &VaultTokenRequest,
+        older: HashSet<String>,
     ) -> Self {
         Self {
             vault,
@@ -78,6 +82,7 @@ impl Receiver {
             name: request.name_any(),
             uid: request.uid().unwrap_or_default(),
             pod_uid: request.spec.pod_uid.clone(),
+            older,
             state: Mutex::default(),
             stored: Notify::new(),
             refused: AtomicU32::new(0),
@@ -100,6 +105,9 @@ impl Receiver {
         let Ok(push) = serde_json::from_slice::<Push>(request.body()) else {
             return self.refuse(StatusCode::BAD_REQUEST, "this is not a push");
         };
+        if self.older.contains(&push.request_uid) {
+            return text(StatusCode::CONFLICT, "that request was made by an init container that is gone");
+        }
         if push.request_uid != self.uid {
             return self.refuse(StatusCode::CONFLICT, "this is not the request that waits here");
         }

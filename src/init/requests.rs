@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Waits while the API server cannot be asked.
@@ -59,11 +60,12 @@ impl Requests {
         Ok(false)
     }
 
-    /// Creates a request under the first free name. A create whose answer was lost is found again by its sequence.
+    /// Creates a request under the first free name; gives the UIDs of the pod's older ones, too. A create whose answer was lost is
+    /// found again by its sequence.
     ///
     /// # Errors
     /// A sentence that says what is missing: RBAC, the CRD, a free name.
-    pub async fn create(&self, asked: &Asked<'_>) -> Result<VaultTokenRequest, String> {
+    pub async fn create(&self, asked: &Asked<'_>) -> Result<(VaultTokenRequest, HashSet<String>), String> {
         let pod_name = &self.identity.pod_name;
         if pod_name.len() > MAX_POD_NAME {
             return Err(format!("the pod's name is longer than {MAX_POD_NAME} characters; give it a shorter one"));
@@ -78,13 +80,17 @@ impl Requests {
             delivery: if asked.port.is_some() { Delivery::Push } else { Delivery::Status },
             port: asked.port.map(i32::from),
         };
+        let mut older = HashSet::new();
         for digit in 0..REQUESTS_PER_POD {
             let mut request = VaultTokenRequest::new(&self.name(digit), spec.clone());
             request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
             match self.patiently(|| self.post(&request)).await? {
-                Some(made) if made.spec.sequence == spec.sequence => return Ok(made),
+                Some(made) if made.spec.sequence == spec.sequence => return Ok((made, older)),
                 // An older one, even if the node's clock went back since.
-                Some(older) => spec.sequence = spec.sequence.max(older.spec.sequence.saturating_add(1)),
+                Some(found) => {
+                    spec.sequence = spec.sequence.max(found.spec.sequence.saturating_add(1));
+                    older.extend(found.metadata.uid);
+                }
                 None => {}
             }
         }

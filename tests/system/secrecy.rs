@@ -103,3 +103,12 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     let (status, _) = cluster.vault().request(Method::GET, "sys/health", None).await.expect("an answer");
     assert_eq!(status.as_u16(), 200);
 }
+
+#[tokio::test]
+async fn i9_no_core_dump_is_ever_written() {
+    let (cluster, _guard) = alone().await;
+    let limits = cluster.system.operator_limits().expect("limits").expect("an operator");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    let words: Vec<_> = core.split_whitespace().skip(4).collect();
+    assert_eq!(words, ["0", "0", "bytes"], "{core}");
+}

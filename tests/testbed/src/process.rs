@@ -180,6 +180,12 @@ impl Process {
         self.signal_group(Signal::CONT);
     }
 
+    /// The limits that the kernel holds it to.
+    pub fn limits(&self) -> Result<String, Error> {
+        let path = PathBuf::from(format!("/proc/{}/limits", self.id.as_raw_pid()));
+        std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))
+    }
+
     /// The memory that it holds now, in bytes (`VmRSS` of proc_pid_status(5)).
     pub fn memory(&self) -> Result<u64, Error> {
         let path = PathBuf::from(format!("/proc/{}/status", self.id.as_raw_pid()));

@@ -225,6 +225,11 @@ impl System {
         self.operator().as_ref().map(|operator| operator.process.memory()).transpose()
     }
 
+    /// The limits that the kernel holds the running operator to, if one runs.
+    pub fn operator_limits(&self) -> Result<Option<String>, Error> {
+        self.operator().as_ref().map(|operator| operator.process.limits()).transpose()
+    }
+
     /// Lets the operator do nothing, as a machine that is paused does, until [`System::resume_operator`].
     pub fn pause_operator(&self) {
         if let Some(operator) = &*self.operator() {
