@@ -46,3 +46,7 @@ crash *arguments:
 # Lets a thousand pods come and go while calls break and servers are killed (about a quarter of an hour); --short is what CI does.
 churn *arguments:
     cargo testbed churn {{ arguments }}
+
+# Shows what the sweep costs in a Vault that holds a hundred thousand tokens of others (about ten minutes).
+foreign *arguments:
+    cargo testbed foreign {{ arguments }}

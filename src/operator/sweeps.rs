@@ -12,7 +12,7 @@ use crate::domain::sweep::Claim;
 use kube::runtime::reflector::Store;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long after the requests are listed, or after an attempt that may have left a token, the sweep runs: what is still on its
@@ -49,6 +49,7 @@ pub async fn run(sweeps: Sweeps<impl World>) {
         let term = leadership.elected(0).await;
         tokio::time::sleep(SETTLING).await;
         let recorded = recorded(&requests);
+        let began = Instant::now();
         // Spread, so that two clusters on one Vault do not always sweep together.
         let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
@@ -60,7 +61,7 @@ pub async fn run(sweeps: Sweeps<impl World>) {
                 };
                 let revoked = report.revoked.len();
                 metrics.swept(result, revoked, report.orphans - revoked);
-                tell(&report, &herald, &health);
+                tell(&report, began.elapsed(), &herald, &health);
                 if report.second_look || result == SweepResult::Failed {
                     rest = rest.min(SECOND_LOOK.unsigned_abs());
                 }
@@ -92,7 +93,7 @@ fn recorded(requests: &Store<VaultTokenRequest>) -> HashSet<String> {
     live.filter_map(|request| request.status.as_ref()?.token_accessor.clone()).collect()
 }
 
-fn tell(report: &Report, herald: &Herald, health: &Health) {
+fn tell(report: &Report, took: Duration, herald: &Herald, health: &Health) {
     let announce = |claim: &Claim, reason: Reason, note: String| {
         let reason = reason.as_str().to_owned();
         herald.announce_unrecorded(claim, Announcement { warning: true, reason, action: "Sweep", note });
@@ -114,7 +115,8 @@ fn tell(report: &Report, herald: &Herald, health: &Health) {
     }
     let Report { listed, examined, .. } = *report;
     let (revoked, kept) = (report.revoked.len(), report.kept.len());
-    tracing::info!(listed, examined, revoked, kept, "swept Vault for tokens without a request");
+    let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(listed, examined, revoked, kept, milliseconds, "swept Vault for tokens without a request");
     let stopped = report.stopped.as_deref().map(|why| format!("; stopped: {why}")).unwrap_or_default();
     let broken =
         report.broken_off.as_deref().map(|why| format!("; broke off, and is repeated: {why}")).unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod crash;
 pub mod demo;
 pub mod error;
+pub mod foreign;
 pub mod guard;
 pub mod kubelet;
 pub mod load;

@@ -52,6 +52,12 @@ enum Command {
     },
     /// Get every component that is needed, and say where it is and what version it has.
     Components,
+    /// Show what the sweep costs in a Vault that holds a hundred thousand tokens of others.
+    Foreign {
+        /// Two thousand
+        #[arg(long)]
+        short: bool,
+    },
     /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted.
     Demo {
         /// Leave everything running afterwards, and print what clients need, until Ctrl-C
@@ -81,6 +87,7 @@ fn run(command: Command) -> Result<(), Error> {
             Command::Churn { short } => stop.interrupts(testbed::churn::run(short)).await,
             Command::Components => stop.interrupts(print_components()).await,
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
+            Command::Foreign { short } => stop.interrupts(testbed::foreign::run(short)).await,
             Command::Demo { keep } => demo(&mut stop, keep).await,
             Command::Up => up(&mut stop).await,
         }
