@@ -48,6 +48,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the answer came and is none that can be read.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::SerdeError(_)))
+    }
+
     /// The HTTP status of the server's answer, if it answered.
     pub fn status(&self) -> Option<u16> {
         match self {

@@ -52,7 +52,7 @@ pub struct Answer {
     pub message: String,
     /// How many pushes the init container has refused so far that were not the operator's.
     #[serde(default)]
-    #[schemars(with = "i64", range(min = 0))]
+    #[schemars(with = "i64", range(min = 0, max = u32::MAX))]
     pub refused: u32,
     /// The receipt's mark over all of this, in base64.
     #[schemars(length(max = 64))]

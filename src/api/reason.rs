@@ -106,6 +106,8 @@ reasons! {
     VaultForbids,
     /// Vault refused to make a token with these policies: the token role does not allow them.
     VaultRefused,
+    /// The status names a token that is not the request's: somebody wrote it who is not the operator.
+    StatusForged,
     /// Vault made another token than it was asked for; it was revoked.
     TokenUnfit,
     /// An attempt is under way.

@@ -5,7 +5,8 @@ use crate::wire::Answer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::fmt;
 
 /// What a pod asks for. The pod's init container writes it once; nobody changes it afterwards.
@@ -50,7 +51,7 @@ pub struct VaultTokenRequestSpec {
     pub pod_uid: String,
 
     /// Orders the requests of one pod; the init container takes its clock, in nanoseconds since 1970.
-    #[x_kube(validation = Rule::new("self > 0").message("sequence must be positive: nanoseconds since 1970"))]
+    #[x_kube(validation = Rule::new("self > 0 && self < 9000000000000000000").message("sequence must be nanoseconds since 1970"))]
     pub sequence: i64,
 
     /// Name of the init container that asks and that receives the wrapping token.
@@ -153,7 +154,7 @@ pub struct VaultTokenRequestStatus {
 
     /// What the init container made of it, under a mark that only who opened the seal can make. It is the only field of a status
     /// that the init container writes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable")]
     pub answer: Option<Answer>,
 
     /// When the wrapping token ends, unwrapped or not.
@@ -287,6 +288,35 @@ impl VaultTokenRequestStatus {
     }
 }
 
+/// A pod writes it: one that cannot be read is none, and must not make the whole request unreadable.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Answer>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
+}
+
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_that_cannot_be_read_does_not_make_its_request_unreadable() {
+        let good = json!({ "attempt": 1, "outcome": "Stored", "mac": "AAAA" });
+        let read = |answer: Value| {
+            let status = json!({ "phase": "Delivered", "answer": answer });
+            serde_json::from_value::<VaultTokenRequestStatus>(status).expect("a status").answer
+        };
+        assert!(read(good.clone()).is_some());
+        for (field, value) in
+            [("refused", json!(u64::MAX)), ("outcome", json!("Else")), ("attempt", json!(-1)), ("x", json!(1))]
+        {
+            let mut bad = good.clone();
+            bad[field] = value;
+            assert_eq!(read(bad), None, "{field}");
+        }
+        assert_eq!(read(Value::Null), None);
+    }
 }

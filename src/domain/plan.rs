@@ -89,6 +89,8 @@ pub enum Step {
     Offer,
     /// Go by what the init container said in the status of what it took there (rule 5).
     Hear(Answer),
+    /// Take the offer back that somebody answered who had not opened it, and make it again a little later.
+    Disbelieve,
     /// Revoke the token in hand: it has no record, and gets none (rule 3).
     RevokeUnrecorded,
     /// Write down that the attempt is given up (rule 6).
@@ -112,6 +114,18 @@ pub enum Step {
     Delete,
 }
 
+impl Step {
+    /// The token that is renewed or revoked by what the status says, if any is.
+    pub fn accessor(&self) -> Option<&str> {
+        match self {
+            Self::RevokeAbandoned(accessor) | Self::RevokeFinally(accessor, _) | Self::Renew(accessor) => {
+                Some(accessor)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Whether the next step of the request depends on its pod. That of a delivered token is not looked at while the watch shows it
 /// alive and Vault has nothing to do for it: a cache may keep a token alive, and never end it.
 pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now: Timestamp) -> bool {
@@ -128,9 +142,13 @@ pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now
 /// Whether one request of a pod makes an older one of the same pod end: only once it is Delivered, so that no pod is ever
 /// without a token because it asked for another.
 pub fn supersedes(newer: &VaultTokenRequest, older: &VaultTokenRequest) -> bool {
-    newer.phase() == Phase::Delivered
-        && newer.spec.pod_uid == older.spec.pod_uid
-        && newer.spec.sequence > older.spec.sequence
+    newer.phase() == Phase::Delivered && newer.spec.pod_uid == older.spec.pod_uid && order(newer) > order(older)
+}
+
+/// The order of a pod's requests. Only a hostile init container gives two the same number; then, too, one of them ends.
+fn order(request: &VaultTokenRequest) -> (i64, Option<Timestamp>, Option<&str>) {
+    let created = request.metadata.creation_timestamp.as_ref().map(|created| created.0);
+    (request.spec.sequence, created, request.metadata.uid.as_deref())
 }
 
 /// When the token is to be renewed.
@@ -427,13 +445,10 @@ fn hand_over(observed: &Observed<'_>, status: &VaultTokenRequestStatus, wrapped:
         return Step::Check(accessor);
     }
     // Before its time is over is asked for: an answer that came in time counts.
-    let heard = status.answer.as_ref().filter(|answer| {
-        status.sealed_token.is_some()
-            && answer.attempt == wrapped.attempt
-            && wrapped.receipt.confirms(subject(observed.request, wrapped.attempt), answer)
-    });
-    if let Some(answer) = heard {
-        return Step::Hear(answer.clone());
+    if let (Some(answer), true) = (&status.answer, status.sealed_token.is_some()) {
+        let confirmed = answer.attempt == wrapped.attempt
+            && wrapped.receipt.confirms(subject(observed.request, wrapped.attempt), answer);
+        return if confirmed { Step::Hear(answer.clone()) } else { Step::Disbelieve };
     }
     if observed.now >= wrapped.minted.wrapping_expires_at {
         let status = observed.request.status.as_ref();

@@ -448,7 +448,7 @@ fn a_sealed_token_in_the_status_is_offered_once_and_its_answer_counts_only_under
         request.status.as_mut().expect("a status").answer = Some(answer.clone());
         decided(&request, Some(&alive), &hand, None)
     };
-    assert_eq!(answered(&plain), Step::Later(at(NOW + 60)), "anybody's");
+    assert_eq!(answered(&plain), Step::Disbelieve, "anybody's");
     assert_eq!(answered(&signed), Step::Hear(signed.clone()));
     let status = Draft::new(issued.status.as_ref(), Some(1), at(NOW)).delivered(None);
     assert_eq!((status.sealed_token, status.answer), (None, None), "the blob goes once it is delivered");

@@ -228,6 +228,7 @@ impl Draft {
     }
 
     fn dead(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.take_offer_back();
         self.status.revoked_at = Some(Time(self.now));
         // It does not expire any more; what it would have done says nothing to an auditor.
         self.status.expires_at = None;

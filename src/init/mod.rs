@@ -31,7 +31,7 @@ const LOOK: Backoff = Backoff { first: Duration::from_millis(25), longest: Durat
 /// What a peer gets of the listener. Places enough that whoever means ill needs many addresses to keep the operator out;
 /// the exchange includes three calls, to Vault and to the API server, each with ten seconds at most.
 const LIMITS: Limits = Limits {
-    connections: 64,
+    connections: 256,
     per_peer: 8,
     receive: Duration::from_secs(2),
     exchange: Duration::from_secs(34),

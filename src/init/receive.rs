@@ -19,6 +19,9 @@ use tokio::sync::{Mutex, Notify};
 /// Only a token's creation is ever opened: anything else that is wrapped is not for us.
 const CREATION_PREFIX: &str = "auth/token/create/";
 
+/// How many wrapping tokens are remembered: the operator makes five for a request at most.
+const MAX_TRIED: usize = 256;
+
 /// Takes what is sealed for one request.
 pub struct Receiver {
     vault: Connection,
@@ -41,8 +44,8 @@ pub struct Receiver {
 struct State {
     /// The token in the files.
     held: Option<Held>,
-    /// The wrapping token that was sent to Vault to be opened last. What finds it used is most likely this process's own call.
-    tried: Option<SecretString>,
+    /// The wrapping tokens that were sent to Vault to be opened. What finds one used is most likely this process's own call.
+    tried: Vec<SecretString>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,7 +221,7 @@ impl Receiver {
     /// Opens a wrapping token once it was seen to be what it should be.
     async fn unwrap(&self, parcel: &Parcel, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
         let same = |tried: &SecretString| tried.expose_secret() == parcel.wrapping_token.expose_secret();
-        let tried_before = state.tried.as_ref().is_some_and(same);
+        let tried_before = state.tried.iter().any(same);
         let refused = |error: crate::vault::Error| match error.is_refusal() {
             true if tried_before => lost("the wrapping token was used before, or has expired"),
             true => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),
@@ -229,7 +232,10 @@ impl Receiver {
             self.count_refused("its wrapping token was not made by creating a token");
             return Err(lost("the wrapping token was not made by creating a token as the operator says"));
         }
-        state.tried = Some(parcel.wrapping_token.clone());
+        // A stranger who has this Vault make wrapping tokens through a token role could make it longer; not without end.
+        if !tried_before && state.tried.len() < MAX_TRIED {
+            state.tried.push(parcel.wrapping_token.clone());
+        }
         self.vault.unwrap(&parcel.wrapping_token).await.map_err(refused)
     }
 

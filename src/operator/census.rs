@@ -1,6 +1,6 @@
 //! How many tokens have lost their grants: beyond a limit a person has to look at it before they are revoked.
 
-use super::rulebook::Rulebook;
+use super::rulebook::Edition;
 use crate::api::{Phase, VaultTokenRequest};
 use crate::domain::plan::granted;
 use kube::runtime::reflector::Store;
@@ -13,7 +13,6 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Counts them in what the watch shows.
 pub struct Census {
     requests: Store<VaultTokenRequest>,
-    rulebook: Rulebook,
     limit: usize,
     last: Mutex<Option<Count>>,
 }
@@ -26,19 +25,18 @@ struct Count {
 }
 
 impl Census {
-    /// Counts among these, by these rules; more than `limit` are too many.
-    pub fn new(requests: Store<VaultTokenRequest>, rulebook: Rulebook, limit: usize) -> Self {
-        Self { requests, rulebook, limit, last: Mutex::default() }
+    /// Counts among these; more than `limit` are too many.
+    pub fn new(requests: Store<VaultTokenRequest>, limit: usize) -> Self {
+        Self { requests, limit, last: Mutex::default() }
     }
 
-    /// How many there are, if they are too many.
-    pub fn held(&self) -> Option<usize> {
-        Some(self.count()).filter(|count| *count > self.limit)
+    /// How many there are by these rules, if they are too many.
+    pub fn held(&self, edition: &Edition) -> Option<usize> {
+        Some(self.count(edition)).filter(|count| *count > self.limit)
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        let edition = self.rulebook.edition();
+    /// How many there are by these rules.
+    pub fn count(&self, edition: &Edition) -> usize {
         // A count is whole whatever a panicking holder of the lock was about.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match *last {

@@ -3,12 +3,11 @@
 //!
 //! `VTO_CRASH_POINT` names the point, as in `mint sent` or `mint done`; `VTO_CRASH_AFTER` says the how-manieth time it counts.
 
-use super::world::{Alarm, World};
+use super::world::{Alarm, Grants, World};
 use crate::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
 use crate::domain::pod::Observation;
-use crate::domain::rules::Rules;
 use crate::domain::token::Minted;
 use crate::seal::Subject;
 use crate::vault::{self, TokenInfo, TokenOrder};
@@ -16,7 +15,6 @@ use crate::wire::{Answer, Parcel, Push};
 use jiff::Timestamp;
 use rustix::process::{Signal, getpid, kill_process};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -96,12 +94,8 @@ impl<W: World> World for CrashPoints<W> {
         self.world.admission()
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        self.world.rules()
-    }
-
-    fn held(&self) -> Option<usize> {
-        self.world.held()
+    fn grants(&self) -> Grants {
+        self.world.grants()
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

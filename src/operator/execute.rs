@@ -1,9 +1,10 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
 use super::slots::Slots;
-use super::world::{Alarm, World};
+use super::world::{Alarm, Grants, World};
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
+use crate::domain::admission::Admission;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, confirmed, decide, subject, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
@@ -104,7 +105,7 @@ impl<W: World> Executor<W> {
         let mut moved = false;
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());
-            let (admission, rules, held) = (self.world.admission(), self.world.rules(), self.world.held());
+            let (admission, Grants { rules, held }) = (self.world.admission(), self.world.grants());
             let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
             let spec = &request.spec;
             let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
@@ -112,6 +113,7 @@ impl<W: World> Executor<W> {
                 true => Some(self.world.pod(namespace, &spec.pod_name, &spec.init_container).await?),
                 false => None,
             };
+            let trusted = matches!(admission, Admission::InForce { .. });
             let step = decide(&Observed {
                 request: &request,
                 pod: pod.as_ref(),
@@ -127,7 +129,11 @@ impl<W: World> Executor<W> {
             });
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
             let phase = request.phase();
-            let (next, go) = self.execute(step, &request, hand).await?;
+            let doubted = step.accessor().filter(|_| !trusted).map(str::to_owned);
+            let (next, go) = match doubted {
+                Some(accessor) if !self.owns(&request, &accessor).await? => self.disown(&request, &accessor).await?,
+                _ => self.execute(step, &request, hand).await?,
+            };
             request = next;
             moved |= request.phase() != phase;
             let next = match go {
@@ -138,6 +144,23 @@ impl<W: World> Executor<W> {
             };
             return Ok(Look { next, version: request.resource_version() });
         }
+    }
+
+    /// Whether a token is of this request, as its own metadata says. Asked where nobody keeps others from writing statuses, before
+    /// anything is done to the token that one names; a token that is gone, or that cannot be asked for, is harmed by nothing.
+    async fn owns(&self, request: &VaultTokenRequest, accessor: &str) -> Result<bool, cluster::Error> {
+        Ok(match self.world.look_up(accessor).await {
+            Ok(Some(token)) => token.meta.and_then(|meta| meta.get("request_uid").cloned()) == request.uid(),
+            Ok(None) | Err(_) => true,
+        })
+    }
+
+    async fn disown(&self, request: &VaultTokenRequest, accessor: &str) -> Result<Progress, cluster::Error> {
+        let message =
+            format!("the status names the token with the accessor {}, which is not this request's", one_line(accessor));
+        tracing::error!(request = request.name_any(), "{message}");
+        let failed = self.draft(request).failed(&Why::new(Reason::StatusForged, message));
+        self.write(request, failed, Go::On).await
     }
 
     /// The request to decide on. In the midst of an attempt the watch may lag behind what was written here.
@@ -180,6 +203,12 @@ impl<W: World> Executor<W> {
             Step::Push(addresses) => self.push(request, hand, &addresses).await,
             Step::Offer => self.offer(request, hand).await,
             Step::Hear(answer) => self.hear(request, hand, &answer).await,
+            Step::Disbelieve => {
+                self.world.alarm(request, Alarm::AnswerUnconfirmed);
+                let message = "the answer in the status is not of who opened the seal";
+                let not_taken = self.draft(request).not_taken(&Why::new(Reason::PushFailed, message));
+                self.write(request, not_taken, Go::Retry).await
+            }
             Step::RevokeUnrecorded => {
                 self.drop_hand(&request.uid().unwrap_or_default(), hand);
                 Ok((request.clone(), Go::On))
@@ -345,16 +374,32 @@ impl<W: World> Executor<W> {
         let status = request.status.as_ref();
         let recorded = |accessor: Option<&String>| accessor.cloned().unwrap_or_default();
         let wrapping = recorded(status.and_then(|status| status.wrapping_accessor.as_ref()));
-        if let Ok(Some(_)) = self.world.look_up(&wrapping).await {
-            let why = not_taken(
-                "asks a Vault that does not know the wrapping token",
-                "it is unused; are its VAULT_ADDR and VAULT_NAMESPACE those of the operator?",
-            );
-            return self.write(request, self.draft(request).not_taken(&why), Go::Retry).await;
+        match self.world.look_up(&wrapping).await {
+            Ok(Some(_)) => {
+                let why = not_taken(
+                    "asks a Vault that does not know the wrapping token",
+                    "it is unused; are its VAULT_ADDR and VAULT_NAMESPACE those of the operator?",
+                );
+                return self.write(request, self.draft(request).not_taken(&why), Go::Retry).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
+            }
         }
         let accessor = recorded(status.and_then(|status| status.token_accessor.as_ref()));
-        if let Ok(None) = self.world.look_up(&accessor).await {
-            return self.abandon(request, hand, "Vault does not know the token any more").await;
+        match self.world.look_up(&accessor).await {
+            Ok(Some(_)) => {}
+            // Whoever used it may have done what he wanted by now; or all of Vault's tokens were taken away.
+            Ok(None) => {
+                self.world.alarm(request, Alarm::TokenGone);
+                return self
+                    .abandon(request, hand, "the wrapping token was used by somebody else, and its token is gone")
+                    .await;
+            }
+            Err(error) => {
+                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
+            }
         }
         self.world.alarm(request, Alarm::Compromised);
         let message = format!(

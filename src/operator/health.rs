@@ -91,17 +91,14 @@ impl Health {
         }
     }
 
-    fn enforced(&self) -> bool {
-        matches!(*self.admission.borrow(), Admission::InForce { .. })
+    fn counted(&self) -> String {
+        let enforced = matches!(*self.admission.borrow(), Admission::InForce { .. });
+        self.metrics.text(self.leadership.leads(), self.census.count(&self.rulebook.edition()), enforced)
     }
 
     fn answer(&self, path: &str) -> Response<Full<Bytes>> {
         if path == "/metrics" {
-            let mut response = Response::new(Full::new(Bytes::from(self.metrics.text(
-                self.leadership.leads(),
-                self.census.count(),
-                self.enforced(),
-            ))));
+            let mut response = Response::new(Full::new(Bytes::from(self.counted())));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
             return response;
         }
@@ -118,7 +115,8 @@ impl Health {
         };
         let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let leads = if self.leadership.leads() { "this replica leads" } else { "this replica stands by" };
-        let bindings = match (self.rulebook.edition().bindings.len(), self.census.held()) {
+        let edition = self.rulebook.edition();
+        let bindings = match (edition.bindings.len(), self.census.held(&edition)) {
             (0, _) => "there is none, so nobody is granted anything".to_owned(),
             (count, None) => count.to_string(),
             (count, Some(held)) => {
@@ -151,6 +149,6 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 /// Serves the endpoints for ever.
 pub async fn serve(listener: TcpListener, health: Health) {
     let second = Duration::from_secs(1);
-    let limits = Limits { connections: 16, per_peer: 8, receive: second, exchange: 5 * second, body: 1024 };
+    let limits = Limits { connections: 256, per_peer: 8, receive: second, exchange: 5 * second, body: 1024 };
     serve_http(listener, limits, move |request| std::future::ready(health.answer(request.uri().path()))).await;
 }

@@ -109,8 +109,10 @@ impl Metrics {
     pub fn alarm(&self, alarm: Alarm) {
         let (kind, count) = match alarm {
             Alarm::Compromised => ("compromised", 1),
-            Alarm::ForeignPushes(count) => ("foreign_push", count.into()),
+            // The number is the pod's own word; a hostile one is not to drown all others.
+            Alarm::ForeignPushes(count) => ("foreign_push", count.min(100).into()),
             Alarm::AnswerUnconfirmed => ("answer_unconfirmed", 1),
+            Alarm::TokenGone => ("token_gone", 1),
         };
         self.alarms.get_or_create(&Kind { kind }).inc_by(count);
     }

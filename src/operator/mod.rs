@@ -33,7 +33,7 @@ mod world;
 pub use execute::{Executor, Look, Next, Seen};
 pub use settings::{Arguments, Settings};
 pub use sweep::{Report, Sweeper};
-pub use world::{Alarm, World};
+pub use world::{Alarm, Grants, World};
 
 use crate::cluster;
 use crate::vault::{Session, TokenLister, TokenStore};
@@ -82,7 +82,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         token_role: settings.token_role.clone(),
         limits: settings.limits.clone(),
     };
-    let census = Arc::new(Census::new(requests.clone(), rulebook.clone(), settings.ungranted_limit));
+    let census = Arc::new(Census::new(requests.clone(), settings.ungranted_limit));
     let inspector = Inspector::new(client.clone(), settings.trust_unverified_requests);
     let world = Live {
         ledger: Ledger::new(client.clone(), herald.clone()),

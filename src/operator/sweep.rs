@@ -100,7 +100,16 @@ impl Sweeper {
                 self.remember(accessor);
                 continue;
             };
-            let judgement = judge(&claim, world.read(&claim.namespace, &claim.request_name).await?.as_ref());
+            let request = match world.read(&claim.namespace, &claim.request_name).await {
+                // It may record the token; and one request must not keep the sweep from all others' tokens.
+                Err(error) if error.is_unreadable() => {
+                    tracing::error!(namespace = claim.namespace, request = claim.request_name, %error,
+                        "a token is kept whose request cannot be read");
+                    continue;
+                }
+                request => request?,
+            };
+            let judgement = judge(&claim, request.as_ref());
             if judgement != Judgement::Keep {
                 orphans.push((claim, judgement));
             }
@@ -188,7 +197,10 @@ async fn requests_of(world: &impl World, claim: &Claim) -> Result<Vec<VaultToken
     let mut requests = Vec::new();
     for digit in 0..REQUESTS_PER_POD {
         let name = request_name(&claim.pod_name, &claim.pod_uid, digit);
-        requests.extend(world.read(&claim.namespace, &name).await?);
+        match world.read(&claim.namespace, &name).await {
+            Err(error) if error.is_unreadable() => {}
+            found => requests.extend(found?),
+        }
     }
     Ok(requests)
 }

@@ -40,10 +40,7 @@ pub trait World: Send + Sync {
     fn admission(&self) -> Admission;
 
     /// What is granted to whom.
-    fn rules(&self) -> Arc<Rules>;
-
-    /// How many tokens have lost their grants, if they are too many to be revoked without a person's word.
-    fn held(&self) -> Option<usize>;
+    fn grants(&self) -> Grants;
 
     /// Takes one mint out of what the pod and its namespace may have.
     ///
@@ -114,6 +111,14 @@ pub trait World: Send + Sync {
     fn alarm(&self, request: &VaultTokenRequest, alarm: Alarm);
 }
 
+/// What is granted to whom at one moment.
+pub struct Grants {
+    /// The rules.
+    pub rules: Arc<Rules>,
+    /// How many tokens have no grant by these rules, if they are too many to be revoked without a person's word.
+    pub held: Option<usize>,
+}
+
 /// What looks like an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
@@ -123,6 +128,8 @@ pub enum Alarm {
     ForeignPushes(u32),
     /// What answered a push could not open it.
     AnswerUnconfirmed,
+    /// An init container found its wrapping token used, and the token in it is gone.
+    TokenGone,
 }
 
 /// The real one.
@@ -168,12 +175,9 @@ impl World for Live {
         self.admission.borrow().clone()
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        self.rulebook.edition().rules
-    }
-
-    fn held(&self) -> Option<usize> {
-        self.census.held()
+    fn grants(&self) -> Grants {
+        let edition = self.rulebook.edition();
+        Grants { held: self.census.held(&edition), rules: edition.rules }
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

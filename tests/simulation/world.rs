@@ -16,7 +16,7 @@ use vault_token_operator::domain::grant::Limits;
 use vault_token_operator::domain::pod::Observation;
 use vault_token_operator::domain::rules::{Rule, Rules};
 use vault_token_operator::domain::token::Minted;
-use vault_token_operator::operator::{Alarm, World};
+use vault_token_operator::operator::{Alarm, Grants, World};
 use vault_token_operator::seal::Subject;
 use vault_token_operator::vault::{Error, TokenInfo, TokenOrder};
 use vault_token_operator::wire::{Answer, Parcel, Push};
@@ -137,15 +137,9 @@ impl World for SimWorld {
         Admission::InForce { since: Timestamp::MIN }
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        match self.model().granted {
-            true => GRANTED.clone(),
-            false => Arc::default(),
-        }
-    }
-
-    fn held(&self) -> Option<usize> {
-        None
+    fn grants(&self) -> Grants {
+        let rules = if self.model().granted { GRANTED.clone() } else { Arc::default() };
+        Grants { rules, held: None }
     }
 
     fn admit(&self, _: &str, _: &str) -> Result<(), Timestamp> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use testbed::control_plane::BearerToken;
 use testbed::kubelet::{PodHandle, PodSpec};
 use testbed::project;
-use vault_token_operator::api::{Phase, request_name};
+use vault_token_operator::api::{FINALIZER, Phase, VaultTokenRequest, request_name};
 
 /// A workload with every verb on requests that Kubernetes knows: RBAC alone would stop nothing here.
 async fn powerful(cluster: &Cluster, namespace: &str) {
@@ -78,6 +78,9 @@ async fn i4_a_request_is_made_by_the_pod_that_it_names_and_by_nobody_else() {
         (nobody.creates(&own).await, "shows a token that is bound to no pod"),
         (web.creates(&with(&|it| it["metadata"]["finalizers"] = json!([]))).await, "with the finalizer"),
         (web.creates(&with(&|it| it["metadata"]["ownerReferences"] = owner.clone())).await, "without owners"),
+        (web.creates(&with(&|it| it["metadata"]["labels"] = json!({ "a": "b" }))).await, "without owners"),
+        (web.creates(&with(&|it| it["metadata"]["annotations"] = json!({ "a": "b" }))).await, "without owners"),
+        (web.creates(&with(&|it| it["metadata"]["finalizers"] = json!([FINALIZER, "a.b/c"]))).await, "and no other"),
         // The pod's own UID and another's name.
         (
             web.creates(&with(&|it| {
@@ -185,11 +188,82 @@ async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
         let said = web.patches(name, Some("status"), &json!({ "status": status })).await;
         assert!(said.contains("changed by the operator alone"), "{status}: {said}");
     }
-    // This it may write; without the receipt it confirms nothing.
+    // This it may write; without the receipt it confirms nothing, and the offer is made anew.
+    let mut huge = answer();
+    huge["refused"] = json!(4_294_967_296_u64);
+    let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": huge } })).await;
+    assert!(said.contains("should be less than or equal to 4294967295"), "{said}");
+    let offered = cluster.until(&pod, "offer", |request| sealed(request).is_some()).await;
     let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": answer() } })).await;
     assert!(said.contains("patched"), "{said}");
-    let request = cluster.request(&pod, 0).await.expect("a request");
+    let again = |request: &VaultTokenRequest| sealed(request).is_some() && sealed(request) != sealed(&offered);
+    let request = cluster.until(&pod, "another offer", again).await;
     assert_eq!(request.phase(), Phase::Issued);
+    // Where nothing is offered, there is nothing to answer.
+    for pod in [&pod, &other] {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+        let ended = cluster.until_phase(pod, Phase::Revoked).await;
+        assert_eq!(sealed(&ended), None, "the blob goes with its token");
+    }
+}
+
+fn sealed(request: &VaultTokenRequest) -> Option<&str> {
+    request.status.as_ref()?.sealed_token.as_deref()
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_garbage_collector_has_a_part_in_comes_to_its_end() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("collected").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let name = request_name("web", &delivered.pod.uid, 0);
+    cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--cascade=foreground", "--wait=false"]).await;
+    cluster.until_dead(delivered.accessor()).await;
+    // The operator has taken its finalizer off; the collector's is left.
+    let foreground = |request: &VaultTokenRequest| {
+        request.metadata.finalizers.as_deref() == Some(&["foregroundDeletion".to_owned()])
+    };
+    cluster.until(&delivered.pod, "end of the operator's part", foreground).await;
+    let collector = "--as=system:serviceaccount:kube-system:generic-garbage-collector";
+    let patch = ["--type=merge", "--patch={\"metadata\":{\"finalizers\":null}}", collector];
+    let said = cluster.kubectl(&[&["patch", "vtr", &name, "-n", &namespace], &patch[..]].concat()).await;
+    assert!(said.contains("patched"), "{said}");
+    assert!(cluster.request(&delivered.pod, 0).await.is_none());
+    // It may do that, and no more.
+    let second = cluster.deliver(&PodSpec::new(&namespace, "second", "shop-read", "1h")).await;
+    let name = request_name("second", &second.pod.uid, 0);
+    let said = cluster.kubectl(&[&["patch", "vtr", &name, "-n", &namespace], &patch[..]].concat()).await;
+    assert!(said.contains("changed by the operator alone"), "{said}");
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_forged_while_nothing_kept_him_off_costs_nobody_else_a_token() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("forged-accessor").await;
+    powerful(cluster, &namespace).await;
+    let victim = cluster.deliver(&PodSpec::new(&namespace, "victim", "shop-read", "1h")).await;
+    let attacker = cluster.deliver(&PodSpec::new(&namespace, "attacker", "shop-read", "1h")).await;
+    let name = request_name("attacker", &attacker.pod.uid, 0);
+    let who = Who::new(cluster, &namespace, Some(&attacker.pod)).await;
+    cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "vault-token-requests"]).await;
+    cluster.until_healthy("vault-token-requests is not there").await;
+    let forged = json!({ "status": { "tokenAccessor": victim.accessor() } });
+    let deadline = Instant::now() + LIMIT;
+    // The API server goes by the policy for a moment more.
+    while !who.patches(&name, Some("status"), &forged).await.contains("patched") {
+        assert!(Instant::now() < deadline, "it may not be forged");
+    }
+    cluster.kubelet.remove(cluster.plane(), &attacker.pod).await.expect("removed");
+    let failed = cluster.until_phase(&attacker.pod, Phase::Failed).await;
+    assert_eq!(reason(&failed), "StatusForged");
+    assert!(cluster.accepts(&victim.token).await, "I7");
+    mend(cluster).await;
+    // The attacker's own token is recorded nowhere now: the sweep sees to it.
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_dead(attacker.accessor()).await;
+    cluster.until_healthy("admission: in force").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
 }
 
 #[tokio::test]
@@ -206,6 +280,20 @@ async fn labels_that_bindings_select_by_take_the_verb_grant() {
     let denied = "takes the verb grant on vaultpolicybindings";
     let said = label(&["vaultproject.io/team=a"]).await;
     assert!(said.contains(denied), "{said}");
+    // Nor by the back door: whoever has everything in the namespace has this.
+    let within = ["--verb=*", "--resource=namespaces,namespaces/status,namespaces/finalize"];
+    cluster.kubectl(&["create", "role", "within", "-n", &namespace, within[0], within[1]]).await;
+    cluster.kubectl(&["create", "rolebinding", "within", "-n", &namespace, "--role=within", &account]).await;
+    let patch = "--patch={\"metadata\":{\"labels\":{\"vaultproject.io/team\":\"a\"}}}";
+    let arguments = ["patch", "namespace", &namespace, "--type=merge", patch, "--subresource=status"];
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let said = who.says(&arguments).await;
+        if said.contains(denied) {
+            break;
+        }
+        assert!(Instant::now() < deadline && said.contains("cannot"), "{said}");
+    }
     let object = json!({ "apiVersion": "v1", "kind": "Namespace",
         "metadata": { "name": "labels-2", "labels": { "vaultproject.io/team": "a" } } });
     let said = who.creates(&object).await;

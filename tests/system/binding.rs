@@ -332,3 +332,20 @@ async fn explain_says_what_the_operator_does() {
     let (text, granted) = explain(cluster, &["no-such-pod", "-n", &namespace]).await;
     assert!(text.is_empty() && !granted);
 }
+
+#[tokio::test]
+async fn i4_the_token_role_never_gives_the_operators_own_policies_however_wide_it_is() {
+    let cluster = shared().await;
+    let role = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/vault/token-role.json"));
+    let mut role: Value = serde_json::from_str(&role.expect("a file")).expect("JSON");
+    role["allowed_policies_glob"] = json!(["*"]);
+    cluster.vault().must(Method::POST, "auth/token/roles/wide", Some(&role)).await.expect("a role");
+    let make = async |policy: &str| {
+        let order = json!({ "policies": [policy] });
+        cluster.vault().request(Method::POST, "auth/token/create/wide", Some(&order)).await.expect("an answer").0
+    };
+    assert_eq!(make("shop-read").await.as_u16(), 200);
+    for policy in ["root", "vault-token-operator", "vault-token-operator-sweep"] {
+        assert_eq!(make(policy).await.as_u16(), 400, "{policy}");
+    }
+}
