@@ -5,9 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::bed::Testbed;
 use crate::error::Error;
-use crate::kubelet::Kubelet;
 use crate::load::{Left, Load, Outcome, Plan};
 use crate::project::Binaries;
 use crate::proxy::{Fault, Proxy, storm};
@@ -25,13 +23,7 @@ const REST_LIMIT: Duration = Duration::from_secs(240);
 /// Runs it; an error says what did not hold.
 pub async fn run(short: bool) -> Result<(), Error> {
     let pods = if short { SHORT } else { LONG };
-    report::line("starting etcd, a Kubernetes API server and a Vault server on loopback ...");
-    let testbed = Testbed::start().await?;
-    let folder = testbed.run().folder("churn")?;
-    let built = tokio::task::spawn_blocking(move || Binaries::build(&folder)).await;
-    let binaries = built.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
-    let kubelet = Kubelet::new(testbed.run(), &binaries.operator)?;
-    let system = System::install(testbed, &binaries.operator).await?;
+    let (system, kubelet) = System::fresh(Binaries::build).await?;
     let run = system.testbed().run();
     let vault = Proxy::before_server(run, system.testbed().vault().address()).await?;
     let api = Proxy::before_server(run, system.testbed().control_plane().server_url()).await?;

@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bed::Testbed;
 use crate::error::Error;
-use crate::kubelet::Kubelet;
 use crate::load::{Load, Outcome, Plan};
 use crate::project::Binaries;
 use crate::report;
@@ -68,13 +66,7 @@ struct Row {
 
 /// Runs it; an error says what did not hold.
 pub async fn run(short: bool) -> Result<(), Error> {
-    report::line("starting etcd, a Kubernetes API server and a Vault server on loopback ...");
-    let testbed = Testbed::start().await?;
-    let folder = testbed.run().folder("crash")?;
-    let built = tokio::task::spawn_blocking(move || Binaries::build_with_crash_points(&folder)).await;
-    let binaries = built.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
-    let kubelet = Kubelet::new(testbed.run(), &binaries.operator)?;
-    let system = System::install(testbed, &binaries.operator).await?;
+    let (system, kubelet) = System::fresh(Binaries::build_with_crash_points).await?;
     let load = Load::new(system, kubelet, PLAN).await?;
     let mut workers = load.start();
 

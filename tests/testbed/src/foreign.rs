@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use crate::bed::Testbed;
 use crate::error::Error;
 use crate::kubelet::{Kubelet, PodSpec};
 use crate::project::Binaries;
@@ -35,13 +34,7 @@ struct Sweep {
 /// Runs it; an error says what did not hold.
 pub async fn run(short: bool) -> Result<(), Error> {
     let count = if short { SHORT } else { LONG };
-    report::line("starting etcd, a Kubernetes API server and a Vault server on loopback ...");
-    let testbed = Testbed::start().await?;
-    let folder = testbed.run().folder("foreign")?;
-    let built = tokio::task::spawn_blocking(move || Binaries::build(&folder)).await;
-    let binaries = built.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
-    let kubelet = Kubelet::new(testbed.run(), &binaries.operator)?;
-    let system = System::install(testbed, &binaries.operator).await?;
+    let (system, kubelet) = System::fresh(Binaries::build).await?;
     system.create_workload_namespace(NAMESPACE).await?;
     report::line(&format!("making {count} tokens of others"));
     let order = json!({ "policies": ["default"], "ttl": "24h", "no_parent": true, "meta": { "cluster": "another" } });

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use crate::bed::Testbed;
 use crate::control_plane::BearerToken;
 use crate::error::Error;
+use crate::kubelet::Kubelet;
 use crate::port;
 use crate::process::{self, Process};
-use crate::project;
+use crate::project::{self, Binaries};
+use crate::report;
 
 /// The name of the cluster, as in `config/vault/`.
 pub const CLUSTER: &str = "main";
@@ -51,6 +53,17 @@ struct Operator {
 }
 
 impl System {
+    /// Builds the product, and installs it on components of its own.
+    pub async fn fresh(build: fn(&Path) -> Result<Binaries, Error>) -> Result<(Self, Kubelet), Error> {
+        report::line("starting etcd, a Kubernetes API server and a Vault server on loopback ...");
+        let testbed = Testbed::start().await?;
+        let folder = testbed.run().folder("build")?;
+        let built = tokio::task::spawn_blocking(move || build(&folder)).await;
+        let binaries = built.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
+        let kubelet = Kubelet::new(testbed.run(), &binaries.operator)?;
+        Ok((Self::install(testbed, &binaries.operator).await?, kubelet))
+    }
+
     /// Starts the real components and installs the product on them. The operator is not started yet.
     pub async fn install(testbed: Testbed, binary: &Path) -> Result<Self, Error> {
         let control_plane = testbed.control_plane();
