@@ -252,3 +252,23 @@ fn name(argument: &str, value: &str) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: Arguments,
+    }
+
+    #[test]
+    fn a_login_by_certificate_needs_one() {
+        let arguments =
+            ["run", "--cluster=main", "--identity=me", "--vault-addr=http://vault:8200", "--vault-auth=cert"];
+        let error = Cli::parse_from(arguments).run.check().expect_err("no certificate");
+        assert!(error.contains("--vault-client-cert") && error.contains("--vault-client-key"), "{error}");
+    }
+}

@@ -294,3 +294,43 @@ fn causes(error: &reqwest::Error) -> String {
     }
     if text.is_empty() { "the connection broke".to_owned() } else { one_line(&text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vaultrs::api::token::requests::LookupTokenSelfRequest;
+
+    fn server(address: &str) -> Server {
+        let address = address.parse().expect("an address");
+        let (ca_file, tls_server_name, client_certificate, client_key, namespace) = (None, None, None, None, None);
+        Server { address, ca_file, tls_server_name, client_certificate, client_key, namespace }
+    }
+
+    #[test]
+    fn a_call_under_another_name_goes_to_its_port_with_the_address_in_the_header() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = testbed::pki::Pki::new(folder.path()).expect("a CA");
+        let tls_server_name = Some("vault.example".to_owned());
+        let ca_file = Some(pki.ca().path.clone());
+        let server = Server { tls_server_name, ca_file, ..server("https://127.0.0.1:8200/base") };
+        let connection = Connection::new(&server).expect("a connection");
+        let request = connection.request(&LookupTokenSelfRequest {}, None, None).expect("a request");
+        assert_eq!(request.url().as_str(), "https://vault.example:8200/base/v1/auth/token/lookup-self");
+        assert_eq!(request.headers()[HOST], "127.0.0.1:8200");
+    }
+
+    #[test]
+    fn settings_of_tls_that_do_not_fit_together_are_told() {
+        let (file, name) = (Some(PathBuf::from("file")), Some("vault.example".to_owned()));
+        let (secure, plain) = (server("https://vault:8200"), server("http://vault:8200"));
+        for (server, words) in [
+            (Server { client_certificate: file.clone(), ..secure.clone() }, "must be given together"),
+            (Server { client_key: file.clone(), ..secure.clone() }, "must be given together"),
+            (Server { client_certificate: file, client_key: Some(PathBuf::new()), ..secure }, "must be given together"),
+            (Server { tls_server_name: name, ..plain }, "must begin with https://"),
+        ] {
+            let error = Connection::new(&server).expect_err(words);
+            assert!(error.contains(words) && error.contains("VAULT_CLIENT_KEY"), "{error}");
+        }
+    }
+}
