@@ -74,7 +74,7 @@ pub struct Settings {
 }
 
 impl Arguments {
-    /// Checks the arguments and reads the CA file.
+    /// Checks the arguments and reads the files that they name for TLS.
     ///
     /// # Errors
     /// A sentence that names the argument that is wrong.

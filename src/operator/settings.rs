@@ -110,15 +110,15 @@ struct LoginArguments {
     #[arg(long, env = "VTO_VAULT_AUTH_MOUNT", value_name = "PATH")]
     vault_auth_mount: Option<String>,
 
-    /// For kubernetes: the role to log in with
+    /// For kubernetes, jwt and cert: the role to log in with
     #[arg(long, env = "VTO_VAULT_AUTH_ROLE", value_name = "NAME", default_value = "vault-token-operator")]
     vault_auth_role: String,
 
-    /// For kubernetes: the role to log in with for listing tokens, a right of its own
+    /// For kubernetes, jwt and cert: the role to log in with for listing tokens, a right of its own
     #[arg(long, env = "VTO_VAULT_SWEEP_ROLE", value_name = "NAME", default_value = "vault-token-operator-sweep")]
     vault_sweep_role: String,
 
-    /// For kubernetes: file with the ServiceAccount token
+    /// For kubernetes and jwt: file with the ServiceAccount token, or another JWT
     #[arg(
         long,
         env = "VTO_SERVICE_ACCOUNT_TOKEN_FILE",
@@ -145,6 +145,8 @@ enum Method {
     Kubernetes,
     #[value(name = "approle")]
     AppRole,
+    Jwt,
+    Cert,
     TokenFile,
 }
 
@@ -185,6 +187,9 @@ impl Arguments {
         if self.sweep_interval < MIN_SWEEP_INTERVAL {
             return Err(format!("--sweep-interval must be {} at least", duration::format(MIN_SWEEP_INTERVAL)));
         }
+        if self.login.vault_auth == Method::Cert && !self.server.has_client_certificate() {
+            return Err("--vault-auth cert needs --vault-client-cert and --vault-client-key".to_owned());
+        }
         Ok(Settings {
             token_role,
             limits: Limits {
@@ -211,7 +216,7 @@ impl Arguments {
 }
 
 impl LoginArguments {
-    /// The login for listing tokens. Only the Kubernetes method has one apart; the others need the right in their one login.
+    /// The login for listing tokens. Methods with roles have one apart; the others need the right in their one login.
     fn for_sweep(self) -> Self {
         Self { vault_auth_role: self.vault_sweep_role.clone(), ..self }
     }
@@ -224,6 +229,12 @@ impl LoginArguments {
                 role: self.vault_auth_role,
                 token_file: self.service_account_token_file,
             }),
+            (Method::Jwt, ..) => Ok(Login::Jwt {
+                mount: mount("jwt"),
+                role: self.vault_auth_role,
+                token_file: self.service_account_token_file,
+            }),
+            (Method::Cert, ..) => Ok(Login::Cert { mount: mount("cert"), role: self.vault_auth_role }),
             (Method::AppRole, Some(role_id), Some(secret_id_file), _) => {
                 Ok(Login::AppRole { mount: mount("approle"), role_id, secret_id_file })
             }
@@ -240,4 +251,24 @@ fn name(argument: &str, value: &str) -> Result<(), String> {
         return Err(format!("{argument} must have 1 to 100 letters, digits, '-', '_' or '.'"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: Arguments,
+    }
+
+    #[test]
+    fn a_login_by_certificate_needs_one() {
+        let arguments =
+            ["run", "--cluster=main", "--identity=me", "--vault-addr=http://vault:8200", "--vault-auth=cert"];
+        let error = Cli::parse_from(arguments).run.check().expect_err("no certificate");
+        assert!(error.contains("--vault-client-cert") && error.contains("--vault-client-key"), "{error}");
+    }
 }

@@ -1,12 +1,15 @@
 //! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
 
 use super::error::{Error, WORDLESS};
+use super::tls;
 use crate::text::one_line;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use rustify::Endpoint;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -25,7 +28,7 @@ const MAX_ANSWER: usize = 1024 * 1024;
 /// No list is longer, in bytes: a million accessors have 40 MB.
 const MAX_LIST: usize = 64 * 1024 * 1024;
 
-/// Where Vault is, and how to know that it is Vault.
+/// Where Vault is, how to know that it is Vault, and how to show Vault who asks.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Vault")]
 pub struct Server {
@@ -38,9 +41,41 @@ pub struct Server {
     #[arg(long = "vault-cacert", env = "VAULT_CACERT", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
+    /// Name that Vault's certificate must have, if it is not the host of Vault's address
+    #[arg(long = "vault-tls-server-name", env = "VAULT_TLS_SERVER_NAME", value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+
+    /// File with a client certificate (PEM) to present to Vault, and its chain if it has one. Read once, at the start
+    #[arg(long = "vault-client-cert", env = "VAULT_CLIENT_CERT", value_name = "FILE")]
+    pub client_certificate: Option<PathBuf>,
+
+    /// File with the private key (PEM) of the client certificate
+    #[arg(long = "vault-client-key", env = "VAULT_CLIENT_KEY", value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+
     /// Vault namespace, for servers that have namespaces
     #[arg(long = "vault-namespace", env = "VAULT_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
+}
+
+impl Server {
+    /// Whether a client certificate is named.
+    pub fn has_client_certificate(&self) -> bool {
+        given(&self.client_certificate).is_some()
+    }
+
+    fn client(&self) -> Result<Option<reqwest::Identity>, String> {
+        match (given(&self.client_certificate), given(&self.client_key)) {
+            (Some(certificate), Some(key)) => tls::identity(certificate, key).map(Some),
+            (None, None) => Ok(None),
+            _ => Err("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY must be given together".to_owned()),
+        }
+    }
+}
+
+/// A setting that was given. Set but empty is as good as unset, as for Vault's own command.
+fn given<T: AsRef<OsStr>>(setting: &Option<T>) -> Option<&T> {
+    setting.as_ref().filter(|value| !value.as_ref().is_empty())
 }
 
 /// A pool of connections to one Vault server.
@@ -48,6 +83,8 @@ pub struct Server {
 pub struct Connection {
     http: reqwest::Client,
     address: Url,
+    /// The address under the name that is verified, and the address's own host and port for the header.
+    named: Option<(Url, HeaderValue)>,
     namespace: Option<HeaderValue>,
 }
 
@@ -83,8 +120,23 @@ impl Connection {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
-        // Set but empty is as good as unset, as for Vault's own command.
-        if let Some(file) = server.ca_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
+        let (name, client) = (given(&server.tls_server_name), server.client()?);
+        if address.scheme() == "http" && (name.is_some() || client.is_some()) {
+            let tls = "VAULT_TLS_SERVER_NAME, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY";
+            return Err(format!("{tls} are of no use with the Vault address {address}: it must begin with https://"));
+        }
+        let mut named = None;
+        if let Some(name) = name {
+            let (url, lead) = tls::under_name(address, name)?;
+            let host = HeaderValue::from_str(address.authority())
+                .map_err(|_| "the Vault address has characters that cannot be sent".to_owned())?;
+            named = Some((url, host));
+            builder = builder.dns_resolver(Arc::new(lead));
+        }
+        if let Some(identity) = client {
+            builder = builder.identity(identity);
+        }
+        if let Some(file) = given(&server.ca_file) {
             let pem = std::fs::read(file)
                 .map_err(|error| format!("cannot read the CA file {} (VAULT_CACERT): {error}", file.display()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
@@ -100,7 +152,7 @@ impl Connection {
         let http = builder.build().map_err(|error| {
             format!("cannot set up TLS to Vault: {}; name the CA of its certificate in VAULT_CACERT", causes(&error))
         })?;
-        Ok(Self { http, address: address.clone(), namespace })
+        Ok(Self { http, address: address.clone(), named, namespace })
     }
 
     /// Makes one call, and gives the body of Vault's answer.
@@ -155,13 +207,16 @@ impl Connection {
         // Only path, method and body are taken from the endpoint; a base path in Vault's address is kept.
         let unusable = Error::Malformed("the call could not be written");
         let built = endpoint.request("http://vault").map_err(|_| unusable.clone())?;
-        let mut url = self.address.clone();
+        let mut url = self.named.as_ref().map_or(&self.address, |(url, _)| url).clone();
         let (base, path) = (self.address.path().trim_end_matches('/'), built.uri().path().trim_start_matches('/'));
         url.set_path(&format!("{base}/v1/{path}"));
         url.set_query(built.uri().query());
         let mut request = reqwest::Request::new(built.method().clone(), url);
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
+        if let Some((_, host)) = &self.named {
+            headers.insert(HOST, host.clone());
+        }
         if let Some(namespace) = &self.namespace {
             headers.insert(HeaderName::from_static("x-vault-namespace"), namespace.clone());
         }
@@ -233,5 +288,49 @@ fn causes(error: &reqwest::Error) -> String {
         text = error.to_string();
         cause = error.source();
     }
+    // How a server that wants a client certificate refuses one, or a client without one, once the connection stands.
+    if text.contains("received fatal alert") {
+        text.push_str(" (VAULT_CLIENT_CERT, VAULT_CLIENT_KEY)");
+    }
     if text.is_empty() { "the connection broke".to_owned() } else { one_line(&text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vaultrs::api::token::requests::LookupTokenSelfRequest;
+
+    fn server(address: &str) -> Server {
+        let address = address.parse().expect("an address");
+        let (ca_file, tls_server_name, client_certificate, client_key, namespace) = (None, None, None, None, None);
+        Server { address, ca_file, tls_server_name, client_certificate, client_key, namespace }
+    }
+
+    #[test]
+    fn a_call_under_another_name_goes_to_its_port_with_the_address_in_the_header() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = testbed::pki::Pki::new(folder.path()).expect("a CA");
+        let tls_server_name = Some("vault.example".to_owned());
+        let ca_file = Some(pki.ca().path.clone());
+        let server = Server { tls_server_name, ca_file, ..server("https://127.0.0.1:8200/base") };
+        let connection = Connection::new(&server).expect("a connection");
+        let request = connection.request(&LookupTokenSelfRequest {}, None, None).expect("a request");
+        assert_eq!(request.url().as_str(), "https://vault.example:8200/base/v1/auth/token/lookup-self");
+        assert_eq!(request.headers()[HOST], "127.0.0.1:8200");
+    }
+
+    #[test]
+    fn settings_of_tls_that_do_not_fit_together_are_told() {
+        let (file, name) = (Some(PathBuf::from("file")), Some("vault.example".to_owned()));
+        let (secure, plain) = (server("https://vault:8200"), server("http://vault:8200"));
+        for (server, words) in [
+            (Server { client_certificate: file.clone(), ..secure.clone() }, "must be given together"),
+            (Server { client_key: file.clone(), ..secure.clone() }, "must be given together"),
+            (Server { client_certificate: file, client_key: Some(PathBuf::new()), ..secure }, "must be given together"),
+            (Server { tls_server_name: name, ..plain }, "must begin with https://"),
+        ] {
+            let error = Connection::new(&server).expect_err(words);
+            assert!(error.contains(words) && error.contains("VAULT_CLIENT_KEY"), "{error}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ pub const WORDLESS: &str = "no further words";
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing reached Vault.
-    #[error("cannot reach Vault at {address} (VAULT_ADDR, VAULT_CACERT): {cause}")]
+    #[error("cannot reach Vault at {address} (VAULT_ADDR, VAULT_CACERT, VAULT_TLS_SERVER_NAME): {cause}")]
     Unreachable {
         /// The address as configured.
         address: String,

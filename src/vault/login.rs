@@ -2,12 +2,14 @@
 
 use super::connection::Connection;
 use super::error::Error;
+use rustify_derive::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
+use vaultrs::api::auth::oidc::requests::JWTLoginRequest;
 use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
 
 /// A way to log in. Files are read anew at each login, since they are rotated.
@@ -21,6 +23,22 @@ pub enum Login {
         role: String,
         /// File with the ServiceAccount token.
         token_file: PathBuf,
+    },
+    /// A JWT that somebody else keeps in a file, by Vault's JWT auth method.
+    Jwt {
+        /// Where the auth method is mounted.
+        mount: String,
+        /// The role to log in with.
+        role: String,
+        /// File with the JWT.
+        token_file: PathBuf,
+    },
+    /// The connection's client certificate, by Vault's TLS certificate auth method.
+    Cert {
+        /// Where the auth method is mounted.
+        mount: String,
+        /// The role to log in with; Vault calls it a certificate.
+        role: String,
     },
     /// AppRole.
     AppRole {
@@ -47,6 +65,15 @@ pub struct Lease {
     pub ttl: Duration,
     /// Whether it can be renewed.
     pub renewable: bool,
+}
+
+/// vaultrs calls the field `cert_name`, which Vault does not read: any role would do then.
+#[derive(Debug, Endpoint)]
+#[endpoint(path = "/auth/{self.mount}/login", method = "POST")]
+struct CertLoginRequest {
+    #[endpoint(skip)]
+    mount: String,
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +113,15 @@ impl Login {
                 let call = LoginWithKubernetesRequest { mount: mount.clone(), role: role.clone(), jwt };
                 lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
             }
+            Self::Jwt { mount, role, token_file } => {
+                let jwt = read(token_file, "the JWT").await?.expose_secret().to_owned();
+                let call = JWTLoginRequest { mount: mount.clone(), role: Some(role.clone()), jwt };
+                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+            }
+            Self::Cert { mount, role } => {
+                let call = CertLoginRequest { mount: mount.clone(), name: role.clone() };
+                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+            }
             Self::AppRole { mount, role_id, secret_id_file } => {
                 let secret_id = read(secret_id_file, "the AppRole secret ID").await?.expose_secret().to_owned();
                 let call = LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
@@ -104,6 +140,8 @@ impl Login {
     pub fn describe(&self) -> String {
         match self {
             Self::Kubernetes { mount, role, .. } => format!("Kubernetes auth at {mount:?} with the role {role:?}"),
+            Self::Jwt { mount, role, .. } => format!("JWT auth at {mount:?} with the role {role:?}"),
+            Self::Cert { mount, role } => format!("TLS certificate auth at {mount:?} with the role {role:?}"),
             Self::AppRole { mount, .. } => format!("AppRole auth at {mount:?}"),
             Self::TokenFile { path } => format!("the token in {}", path.display()),
         }

@@ -6,6 +6,7 @@ mod error;
 mod list;
 mod login;
 mod session;
+mod tls;
 mod token;
 mod wrapping;
 

@@ -1,12 +1,18 @@
 //! The operator's own login to Vault: each way works, and is mended when it is lost.
 
-use crate::support::{Cluster, alone, token_of};
+use crate::support::{Cluster, LIMIT, alone, token_of};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 use testbed::kubelet::PodSpec;
+use testbed::pki::{KeyPairFiles, Pki, Usage};
 use testbed::settings::VaultKind;
 use vault_token_operator::api::Phase;
+
+/// How long a login lives without being renewed, and in all: as in `config/vault/`, and so short that it ends during a test.
+const USUAL: [&str; 2] = ["1h", "24h"];
+const SHORT: [&str; 2] = ["2s", "5s"];
 
 /// Starts the operator anew with these settings and lets it do its whole job once.
 async fn serves(cluster: &Cluster, namespace: &str, settings: &[(&str, &str)]) {
@@ -54,6 +60,110 @@ async fn token_file() {
     serves(cluster, "token-file", &settings).await;
 }
 
+/// Enables the JWT auth method at this path for the operator's ServiceAccount, as config/vault/README.md says, but for the life of
+/// the operator's login; gives the settings.
+async fn jwt_at<'a>(cluster: &Cluster, mount: &'a str, life: [&str; 2]) -> Vec<(&'a str, String)> {
+    let vault = cluster.vault();
+    vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "jwt" }))).await.expect("enabled");
+    let key = std::fs::read_to_string(cluster.plane().token_key_path()).expect("a key");
+    let config = json!({ "jwt_validation_pubkeys": [key] });
+    vault.must(Method::POST, &format!("auth/{mount}/config"), Some(&config)).await.expect("configured");
+    for (name, [ttl, longest]) in [("vault-token-operator", life), ("vault-token-operator-sweep", ["5m", "5m"])] {
+        let role = json!({
+            "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+            "bound_subject": "system:serviceaccount:vault-token-operator:vault-token-operator",
+            "token_policies": [name], "token_no_default_policy": true,
+            "token_ttl": ttl, "token_max_ttl": longest,
+        });
+        vault.must(Method::POST, &format!("auth/{mount}/role/{name}"), Some(&role)).await.expect("a role");
+    }
+    vec![("VTO_VAULT_AUTH", "jwt".to_owned()), ("VTO_VAULT_AUTH_MOUNT", mount.to_owned())]
+}
+
+/// Enables the TLS certificate auth method at this path for certificates of the run's authority for `operator`, as
+/// config/vault/README.md says, but for the life of the operator's login; gives the settings.
+async fn cert_at<'a>(cluster: &Cluster, mount: &'a str, life: [&str; 2]) -> Vec<(&'a str, String)> {
+    let (vault, run) = (cluster.vault(), cluster.system.testbed().run());
+    vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "cert" }))).await.expect("enabled");
+    for (name, [ttl, longest]) in [("vault-token-operator", life), ("vault-token-operator-sweep", ["5m", "5m"])] {
+        let role = json!({
+            "certificate": run.pki().ca().pem, "allowed_common_names": ["operator"],
+            "token_policies": [name], "token_no_default_policy": true,
+            "token_ttl": ttl, "token_max_ttl": longest,
+        });
+        vault.must(Method::POST, &format!("auth/{mount}/certs/{name}"), Some(&role)).await.expect("a role");
+    }
+    let mut settings = vec![("VTO_VAULT_AUTH", "cert".to_owned()), ("VTO_VAULT_AUTH_MOUNT", mount.to_owned())];
+    settings.extend(presenting(run.pki(), "operator"));
+    settings
+}
+
+/// The settings of a client certificate of this authority and name.
+fn presenting(pki: &Pki, name: &str) -> [(&'static str, String); 2] {
+    let KeyPairFiles { certificate, key } = pki.issue(name, Usage::Client(None)).expect("a certificate");
+    [("VAULT_CLIENT_CERT", text(&certificate)), ("VAULT_CLIENT_KEY", text(&key))]
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("a path").to_owned()
+}
+
+fn borrowed<'a>(settings: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+/// An authority that nobody trusts.
+fn another_pki(cluster: &Cluster) -> Pki {
+    Pki::new(&cluster.system.testbed().run().folder("another-ca-of-logins").expect("a folder")).expect("another CA")
+}
+
+/// How often Vault let somebody log in at this path, by its audit log.
+fn logins(cluster: &Cluster, mount: &str) -> usize {
+    let log = std::fs::read_to_string(cluster.vault().audit_log()).expect("an audit log");
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let path = format!("auth/{mount}/login");
+    let in_and = |line: &Value| line["type"] == "response" && line["request"]["path"] == path.as_str();
+    lines.filter(|line| in_and(line) && line["auth"]["accessor"].is_string()).count()
+}
+
+/// Serves with a login that cannot live for long; none of the pods is the worse for its ends.
+async fn outlives(cluster: &Cluster, namespace: &str, mount: &str, settings: &[(&str, &str)]) {
+    let before = logins(cluster, mount);
+    serves(cluster, namespace, settings).await;
+    let namespace = cluster.namespace(&format!("{namespace}-later")).await;
+    let start = Instant::now();
+    // The first one, the sweep's, and two in place of others.
+    for number in 0.. {
+        let delivered = cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        assert_eq!(delivered.status().attempts, 1, "an attempt failed for want of a login");
+        if logins(cluster, mount) >= before + 4 {
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "the login is not made anew");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+/// Revokes all logins of the running operator that were made at this path; it makes another, and goes on.
+async fn recovers(cluster: &Cluster, namespace: &str, mount: &str) {
+    let namespace = cluster.namespace(namespace).await;
+    cluster.deliver(&PodSpec::new(&namespace, "before", "shop-read", "1h")).await;
+    let prefix = format!("sys/leases/revoke-prefix/auth/{mount}/login");
+    cluster.vault().must(Method::PUT, &prefix, None).await.expect("revoked");
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
+    assert_eq!(delivered.request.phase(), Phase::Delivered);
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("Vault does not know the token any more"), "the login outlived its revocation");
+}
+
+/// Starts the operator anew with these settings, with which it cannot log in; its health says all of these words.
+async fn is_told(cluster: &Cluster, settings: &[(&str, &str)], words: &[&str]) {
+    cluster.system.kill_operator();
+    cluster.system.start_operator(settings).await.expect("the operator starts");
+    cluster.until_health(&words.join(", "), |text| words.iter().all(|word| text.contains(word))).await;
+}
+
 #[tokio::test]
 async fn a_login_is_renewed_and_redone_before_it_ends() {
     let (cluster, _guard) = alone().await;
@@ -62,36 +172,116 @@ async fn a_login_is_renewed_and_redone_before_it_ends() {
         "bound_service_account_names": ["vault-token-operator"],
         "bound_service_account_namespaces": ["vault-token-operator"],
         "token_policies": ["vault-token-operator"], "token_no_default_policy": true,
-        "token_ttl": "2s", "token_max_ttl": "5s",
+        "token_ttl": SHORT[0], "token_max_ttl": SHORT[1],
     });
     cluster.vault().must(Method::POST, role, Some(&short)).await.expect("a role");
-    let settings = [("VTO_VAULT_AUTH_ROLE", "short")];
-    serves(cluster, "short-login", &settings).await;
-    let namespace = cluster.namespace("short-login-later").await;
-    // Each delivery and revocation uses the login; in twelve seconds it must have been made anew twice at least.
-    let start = std::time::Instant::now();
-    for number in 0.. {
-        let delivered = cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
-        assert_eq!(delivered.status().attempts, 1, "an attempt failed for want of a login");
-        if start.elapsed().as_secs() >= 12 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
+    outlives(cluster, "short-login", "kubernetes", &[("VTO_VAULT_AUTH_ROLE", "short")]).await;
 }
 
 #[tokio::test]
 async fn a_login_that_was_revoked_is_made_anew() {
     let (cluster, _guard) = alone().await;
-    let namespace = cluster.namespace("login-revoked").await;
-    cluster.deliver(&PodSpec::new(&namespace, "before", "shop-read", "1h")).await;
-    let prefix = "sys/leases/revoke-prefix/auth/kubernetes/login";
-    cluster.vault().must(Method::PUT, prefix, None).await.expect("revoked");
-    let delivered = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
-    assert_eq!(delivered.request.phase(), Phase::Delivered);
-    let log = cluster.system.operator_logs().pop().expect("a log");
-    let log = std::fs::read_to_string(log).expect("a log");
-    assert!(log.contains("Vault does not know the token any more"), "the login outlived its revocation");
+    recovers(cluster, "login-revoked", "kubernetes").await;
+}
+
+#[tokio::test]
+async fn jwt() {
+    let (cluster, _guard) = alone().await;
+    let settings = jwt_at(cluster, "jwt", USUAL).await;
+    // Without the mount: it is the default.
+    serves(cluster, "jwt", &borrowed(&settings[..1])).await;
+    // By a login of its own.
+    cluster.until_healthy("without a request revoked").await;
+    recovers(cluster, "jwt-revoked", "jwt").await;
+}
+
+#[tokio::test]
+async fn a_jwt_login_is_redone_before_it_ends_and_its_token_is_read_anew() {
+    let (cluster, _guard) = alone().await;
+    let mut settings = jwt_at(cluster, "jwt-short", SHORT).await;
+    let [_, login_file] = cluster.system.operator_token_files();
+    let file = cluster.system.testbed().run().path().join("rotated-jwt");
+    std::fs::copy(login_file, &file).expect("copied");
+    settings.push(("VTO_SERVICE_ACCOUNT_TOKEN_FILE", text(&file)));
+    outlives(cluster, "jwt-short", "jwt-short", &borrowed(&settings)).await;
+
+    std::fs::write(&file, "no JWT").expect("written");
+    let forbidden = |text: &str| text.contains("JWT auth at \"jwt-short\"") && text.contains("failed");
+    cluster.until_health("that the JWT is wrong", forbidden).await;
+    std::fs::copy(login_file, &file).expect("copied");
+    cluster.until_healthy("vault: logged in").await;
+}
+
+#[tokio::test]
+async fn cert() {
+    let (cluster, _guard) = alone().await;
+    let settings = cert_at(cluster, "cert", USUAL).await;
+    let (method, certificate) = (&settings[..1], &settings[2..]);
+    // Without the mount: it is the default.
+    serves(cluster, "cert", &borrowed(&[method, certificate].concat())).await;
+    // By a login of its own.
+    cluster.until_healthy("without a request revoked").await;
+    recovers(cluster, "cert-revoked", "cert").await;
+}
+
+#[tokio::test]
+async fn a_cert_login_is_redone_before_it_ends() {
+    let (cluster, _guard) = alone().await;
+    let settings = cert_at(cluster, "cert-short", SHORT).await;
+    outlives(cluster, "cert-short", "cert-short", &borrowed(&settings)).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_vault_does_not_accept_is_told() {
+    let (cluster, _guard) = alone().await;
+    let settings = cert_at(cluster, "cert-refused", USUAL).await;
+    let method = &settings[..2];
+    let another = another_pki(cluster);
+    let own = cluster.system.testbed().run().pki();
+    for (pki, name) in [(&another, "operator"), (own, "somebody")] {
+        let settings = [method, &presenting(pki, name)].concat();
+        let words =
+            ["TLS certificate auth at \"cert-refused\"", "\"vault-token-operator\" failed: Vault", "certificate"];
+        is_told(cluster, &borrowed(&settings), &words).await;
+    }
+    // Vault's listener itself lets none of that authority in.
+    let settings =
+        [&[("VAULT_ADDR", cluster.vault().strict_address().to_owned())], &presenting(&another, "operator")[..]];
+    is_told(cluster, &borrowed(&settings.concat()), &["received fatal alert", "VAULT_CLIENT_CERT"]).await;
+}
+
+#[tokio::test]
+async fn a_vault_that_wants_client_certificates_lets_operator_and_init_in_with_one() {
+    let (cluster, _guard) = alone().await;
+    let strict = ("VAULT_ADDR", cluster.vault().strict_address().to_owned());
+    is_told(cluster, &borrowed(std::slice::from_ref(&strict)), &["received fatal alert", "VAULT_CLIENT_CERT"]).await;
+    let certificate = presenting(cluster.system.testbed().run().pki(), "anybody");
+    let settings = [&[strict][..], &certificate].concat();
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&borrowed(&settings)).await.expect("the operator starts");
+    let namespace = cluster.namespace("strict").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init_with(&pod, &borrowed(&settings)).await;
+    cluster.ended_well(&pod, &init).await;
+    assert!(cluster.accepts(&token_of(&pod)).await);
+}
+
+#[tokio::test]
+async fn vaults_certificate_is_verified_under_the_name_that_was_given() {
+    let (cluster, _guard) = alone().await;
+    // No resolver knows this name.
+    serves(cluster, "server-name", &[("VAULT_TLS_SERVER_NAME", "vault.vault.svc")]).await;
+    let port = cluster.vault().address().rsplit(':').next().expect("a port");
+    let address = format!("https://localhost:{port}");
+    serves(cluster, "server-name-of-a-name", &[("VAULT_ADDR", &address), ("VAULT_TLS_SERVER_NAME", "vault")]).await;
+
+    let told = ["cannot reach Vault", "not valid for name", "VAULT_TLS_SERVER_NAME"];
+    is_told(cluster, &[("VAULT_TLS_SERVER_NAME", "another.vault.svc")], &told).await;
+    let another = text(&another_pki(cluster).ca().path);
+    let told = ["cannot reach Vault", "invalid peer certificate", "VAULT_CACERT"];
+    for name in ["", "vault.vault.svc"] {
+        is_told(cluster, &[("VAULT_CACERT", &another), ("VAULT_TLS_SERVER_NAME", name)], &told).await;
+    }
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ pub(super) struct ApiServer {
     folder: PathBuf,
     arguments: Vec<String>,
     access: Access,
+    token_key: PathBuf,
     process: Mutex<Arc<Process>>,
 }
 
@@ -53,13 +54,19 @@ impl ApiServer {
         let arguments = arguments(port, etcd.url(), &ca.path, files);
         let access = Access { url: format!("https://127.0.0.1:{port}"), ca, admin: files.admin.clone() };
         let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
-        let this = Self { binary: binary.to_owned(), folder: folder.to_owned(), arguments, access, process };
+        let (binary, folder, token_key) =
+            (binary.to_owned(), folder.to_owned(), files.token_signing.certificate.clone());
+        let this = Self { binary, folder, arguments, access, token_key, process };
         this.wait_until_ready().await?;
         Ok(this)
     }
 
     pub(super) fn access(&self) -> &Access {
         &self.access
+    }
+
+    pub(super) fn token_key(&self) -> &Path {
+        &self.token_key
     }
 
     pub(super) fn process(&self) -> Arc<Process> {

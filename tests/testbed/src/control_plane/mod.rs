@@ -98,6 +98,11 @@ impl ControlPlane {
         &self.apiserver.access().ca.pem
     }
 
+    /// The public key that ServiceAccount tokens are verified with, as a PEM file.
+    pub fn token_key_path(&self) -> &Path {
+        self.apiserver.token_key()
+    }
+
     /// Writes a kubeconfig of this name, at home in this namespace, that shows a bearer token.
     pub fn kubeconfig_for_token(&self, name: &str, namespace: &str, token: BearerToken<'_>) -> Result<PathBuf, Error> {
         let path = self.folder.join(format!("{name}.kubeconfig"));

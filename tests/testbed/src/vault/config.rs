@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::pki::{self, KeyPairFiles};
+use crate::pki::{self, CaCertificate, KeyPairFiles};
 use crate::settings::VaultKind;
 
 /// A written configuration, and what others need to know of it.
@@ -13,6 +13,7 @@ use crate::settings::VaultKind;
 pub(super) struct Config {
     path: PathBuf,
     address: String,
+    strict_address: String,
     audit_log: PathBuf,
     plugins: PathBuf,
 }
@@ -23,12 +24,13 @@ impl Config {
         folder: &Path,
         kind: VaultKind,
         server: &KeyPairFiles,
-        port: u16,
-        cluster_port: u16,
+        ca: &CaCertificate,
+        [port, cluster_port, strict_port, strict_cluster_port]: [u16; 4],
     ) -> Result<Self, Error> {
         let this = Self {
             path: folder.join("config.json"),
             address: format!("https://127.0.0.1:{port}"),
+            strict_address: format!("https://127.0.0.1:{strict_port}"),
             audit_log: folder.join("audit.log"),
             plugins: folder.join("plugins"),
         };
@@ -36,15 +38,21 @@ impl Config {
         for folder in [&data, &this.plugins] {
             std::fs::create_dir_all(folder).map_err(Error::path("could not make the folder", folder))?;
         }
-        let mut config = json!({
-            "api_addr": this.address,
-            "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
-            "listener": { "tcp": {
+        let listener = |port, cluster_port| {
+            json!({
                 "address": format!("127.0.0.1:{port}"),
                 "cluster_address": format!("127.0.0.1:{cluster_port}"),
                 "tls_cert_file": server.certificate,
                 "tls_key_file": server.key,
-            }},
+            })
+        };
+        let mut strict = listener(strict_port, strict_cluster_port);
+        strict["tls_require_and_verify_client_cert"] = json!(true);
+        strict["tls_client_ca_file"] = json!(ca.path);
+        let mut config = json!({
+            "api_addr": this.address,
+            "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
+            "listener": [{ "tcp": listener(port, cluster_port) }, { "tcp": strict }],
             // On disk, so that data outlive a kill. The multiplier makes it elect itself in one second, not in five.
             "storage": { "raft": { "path": data, "node_id": "testbed", "performance_multiplier": "1" } },
             "plugin_directory": this.plugins,
@@ -68,6 +76,10 @@ impl Config {
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    pub(super) fn strict_address(&self) -> &str {
+        &self.strict_address
     }
 
     pub(super) fn audit_log(&self) -> &Path {

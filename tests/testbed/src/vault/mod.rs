@@ -86,8 +86,7 @@ impl VaultServer {
         let server = run.pki().issue("vault", Usage::Server(&["vault", "vault.vault.svc"]))?;
         let mut attempt = 1;
         let (config, api, process) = loop {
-            let [port, cluster_port] = port::free()?;
-            let config = Config::write(&folder, binaries.kind(), &server, port, cluster_port)?;
+            let config = Config::write(&folder, binaries.kind(), &server, run.pki().ca(), port::free()?)?;
             let api = Api::new(config.address(), run.pki().ca())?;
             let process = spawn(binaries, &folder, &config)?;
             match wait_until_listening(&process, &api).await {
@@ -113,6 +112,11 @@ impl VaultServer {
     /// Its address: `https://127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         self.config.address()
+    }
+
+    /// Where it lets nobody in without a client certificate of the run's authority.
+    pub fn strict_address(&self) -> &str {
+        self.config.strict_address()
     }
 
     /// The certificate of the authority that it is verified with, as a PEM file.
