@@ -56,10 +56,10 @@ impl Statuses {
         let mut roles = HashMap::new();
         for (name, binding) in &*edition.bindings {
             let (ready, reason, message) = match Rule::read(binding, &self.token_role, &self.limits) {
-                Err(why) => (false, "Invalid", format!("it grants nothing: {why}")),
+                Err(why) => ("False", "Invalid", format!("it grants nothing: {why}")),
                 Ok(rule) => {
                     if !roles.contains_key(&rule.token_role) {
-                        roles.insert(rule.token_role.clone(), self.tokens.has_role(&rule.token_role).await.ok());
+                        roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
                     }
                     self.judge(&rule, edition.rules.reach(&binding.spec), roles[&rule.token_role])
                 }
@@ -75,16 +75,33 @@ impl Statuses {
         }
     }
 
-    fn judge(&self, rule: &Rule, reach: usize, has_role: Option<bool>) -> (bool, &'static str, String) {
-        if reach == 0 {
-            return (false, "NoNamespaceMatches", "none of its subjects matches a namespace".to_owned());
+    async fn look_for(&self, role: &str) -> Role {
+        match self.tokens.has_role(role).await {
+            Ok(true) => Role::There,
+            Ok(false) => Role::Missing,
+            Err(error) if error.is_forbidden() => Role::Hidden,
+            // Vault is away: nothing is known, and it says so elsewhere.
+            Err(_) => Role::There,
         }
-        if has_role == Some(false) {
-            let role = &rule.token_role;
-            let message = format!("Vault has no token role {role}; make it as config/vault/ says");
-            return (false, "TokenRoleMissing", message);
+    }
+
+    fn judge(&self, rule: &Rule, reach: usize, role: Role) -> (&'static str, &'static str, String) {
+        let name = &rule.token_role;
+        match role {
+            _ if reach == 0 => ("False", "NoNamespaceMatches", "none of its subjects matches a namespace".to_owned()),
+            Role::Missing => {
+                let message = format!("Vault has no token role {name}; make it as config/vault/ says");
+                ("False", "TokenRoleMissing", message)
+            }
+            Role::Hidden => {
+                let message = format!(
+                    "Vault does not let the operator read auth/token/roles/{name}, nor make tokens through it, perhaps; add its two \
+                     paths to the operator's policy as config/vault/README.md says"
+                );
+                ("Unknown", "TokenRoleUnreadable", message)
+            }
+            Role::There => ("True", "Accepted", format!("it is for service accounts of {reach} namespaces")),
         }
-        (true, "Accepted", format!("it is for service accounts of {reach} namespaces"))
     }
 
     async fn patch(&self, name: &str, status: &VaultPolicyBindingStatus) -> Result<(), Error> {
@@ -94,20 +111,27 @@ impl Statuses {
     }
 }
 
+/// What is known of a token role.
+#[derive(Clone, Copy)]
+enum Role {
+    There,
+    Missing,
+    Hidden,
+}
+
 fn status(
     binding: &VaultPolicyBinding,
-    ready: bool,
+    ready: &str,
     reason: &str,
     message: String,
     reach: u32,
 ) -> VaultPolicyBindingStatus {
-    let value = if ready { "True" } else { "False" };
     let before =
         binding.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == "Ready");
-    let since = before.filter(|before| before.status == value).map(|before| before.last_transition_time.clone());
+    let since = before.filter(|before| before.status == ready).map(|before| before.last_transition_time.clone());
     let condition = Condition {
         type_: "Ready".to_owned(),
-        status: value.to_owned(),
+        status: ready.to_owned(),
         reason: reason.to_owned(),
         message,
         last_transition_time: since.unwrap_or_else(|| {

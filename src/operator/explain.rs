@@ -36,12 +36,18 @@ pub struct Arguments {
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// How the init container gets its token
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = How::Push)]
-    delivery: How,
+    /// How the init container gets its token [default: as the pod's VTO_DELIVERY says]
+    #[arg(long, value_name = "HOW", value_enum)]
+    delivery: Option<How>,
 
-    /// The operator's setting of this name
-    #[arg(long, env = "VTO_TOKEN_ROLE", value_name = "NAME", default_value = "vault-token-operator-main")]
+    /// The operator's token role: vault-token-operator- and the cluster's name, unless it has a setting of its own
+    #[arg(
+        long,
+        env = "VTO_TOKEN_ROLE",
+        value_name = "NAME",
+        default_value = "vault-token-operator-main",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     token_role: String,
 
     /// The operator's setting of this name
@@ -91,10 +97,6 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
         return Err("there is no pod in the manifest, and nothing that makes pods".to_owned());
     }
     let limits = Limits::for_grants(arguments.default_ttl, arguments.max_ttl);
-    let delivery = match arguments.delivery {
-        How::Push => Delivery::Push,
-        How::Status => Delivery::Status,
-    };
     let (mut text, mut all) = (String::new(), true);
     for Candidate { what, namespace, pod } in candidates {
         let rules =
@@ -103,12 +105,24 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
         if facts.service_account.is_empty() {
             facts.service_account = "default".to_owned();
         }
+        let delivery = match arguments.delivery.unwrap_or_else(|| asked(&pod)) {
+            How::Push => Delivery::Push,
+            How::Status => Delivery::Status,
+        };
         let granted = grant(&facts, &namespace, delivery, &rules, &limits);
         all &= granted.is_ok();
         text.push_str(&format!("{what} (namespace {namespace}, service account {}): ", facts.service_account));
         text.push_str(&words(granted));
     }
     Ok((text, all))
+}
+
+/// How the pod's init container asks, by its manifest.
+fn asked(pod: &Pod) -> How {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let mut variables = containers.flat_map(|container| container.env.iter().flatten());
+    let status = variables.any(|it| it.name == "VTO_DELIVERY" && it.value.as_deref() == Some("status"));
+    if status { How::Status } else { How::Push }
 }
 
 fn words(granted: Result<Grant, Why>) -> String {
@@ -130,7 +144,13 @@ async fn rules(client: &Client, namespace: &str, token_role: &str, limits: &Limi
     let bindings: Api<DeserializeGuard<VaultPolicyBinding>> = Api::all(client.clone());
     let listed = bounded(bindings.list(&ListParams::default())).await?;
     let read = listed.items.into_iter().filter_map(binding);
-    let rules = read.filter_map(|binding| Rule::read(&binding, token_role, limits).ok()).collect();
+    let rules = read.filter_map(|binding| {
+        let name = binding.metadata.name.clone().unwrap_or_default();
+        Rule::read(&binding, token_role, limits)
+            .inspect_err(|why| tracing::warn!(binding = name, "it grants nothing: {why}"))
+            .ok()
+    });
+    let rules = rules.collect();
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
     let found = bounded(namespaces.get_opt(namespace)).await?.and_then(labels);
     Ok(Rules::new(rules, found.map(|labels| (namespace.to_owned(), labels)).into_iter().collect::<HashMap<_, _>>()))

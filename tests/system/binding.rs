@@ -215,13 +215,16 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
     let (policy, role) = ("sys/policies/acl/vault-token-operator", "auth/token/roles/vault-token-operator-main-own");
     let whole = cluster.vault().must(Method::GET, policy, None).await.expect("a policy")["data"]["policy"].clone();
     let text = whole.as_str().expect("a policy");
+    let mut spec = grant(&namespace, &["shop-read"]);
+    spec["tokenRole"] = json!("vault-token-operator-main-own");
+    bind(cluster, "own-role", spec).await;
+    until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleUnreadable").await;
     // As config/vault/README.md says.
     let wider = text.replace("vault-token-operator-main\"", "vault-token-operator-main-own\"");
     let wider = json!({ "policy": format!("{text}\n{wider}") });
     cluster.vault().must(Method::PUT, policy, Some(&wider)).await.expect("written");
-    let mut spec = grant(&namespace, &["shop-read"]);
-    spec["tokenRole"] = json!("vault-token-operator-main-own");
-    bind(cluster, "own-role", spec).await;
+    // Whatever changes of what is granted brings another look.
+    cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
     let body = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
         "token_no_default_policy": true, "token_type": "service" });
