@@ -17,4 +17,5 @@ pub mod renewal;
 pub mod rules;
 pub mod status;
 pub mod sweep;
+pub mod tenure;
 pub mod token;

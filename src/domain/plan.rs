@@ -5,15 +5,14 @@ use super::admission::Admission;
 use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
-use super::renewal::{renew_at, spread};
 use super::rules::Rules;
+use super::tenure::{delivered, renewal_due};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::seal::Subject;
 use crate::text::one_line;
 use crate::wire::Answer;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -31,12 +30,6 @@ const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long after it could have been deleted a compromised request is looked at again whose pod still lives.
 const WARNING_RECHECK: SignedDuration = SignedDuration::from_secs(600);
-
-/// How long between looks at a token that has lost its grant and waits for a person's word.
-const HELD_RECHECK: SignedDuration = SignedDuration::from_secs(60);
-
-/// Seconds between looks at a renewal that waits for Vault.
-const RENEWAL_RETRY: i64 = 10;
 
 /// Everything that the next step of one request depends on.
 #[derive(Debug)]
@@ -149,12 +142,6 @@ pub fn supersedes(newer: &VaultTokenRequest, older: &VaultTokenRequest) -> bool 
 fn order(request: &VaultTokenRequest) -> (i64, Option<Timestamp>, Option<&str>) {
     let created = request.metadata.creation_timestamp.as_ref().map(|created| created.0);
     (request.spec.sequence, created, request.metadata.uid.as_deref())
-}
-
-/// When the token is to be renewed.
-fn renewal_due(request: &VaultTokenRequest) -> Option<Timestamp> {
-    let uid = request.metadata.uid.as_deref().unwrap_or_default();
-    renew_at(request.status.as_ref()?, spread(uid))
 }
 
 /// What is in hand once the request was read fresh: a record that stands is confirmed, and what has served is put away. Of a token
@@ -322,93 +309,6 @@ fn contradiction(observed: &Observed<'_>) -> Option<Why> {
              kept while the pod lives; restart the pod to give it a new one",
         )
     })
-}
-
-/// A delivered token of a pod that lives: renewed while it is granted, and for some time after.
-fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
-    let granted = granted(observed.request, observed.rules);
-    let lost = lost_grant(status);
-    let is = |condition: &Condition, reason: Reason| condition.reason == reason.as_str();
-    let (since, held) = match (granted, lost) {
-        // Whoever wrote this may have revoked it by now: there is no way back.
-        (_, Some(lost)) if is(lost, Reason::GrantEnded) => {
-            let why = Why::new(Reason::GrantLost, "no binding grants its policies any more");
-            return Step::RevokeFinally(accessor, why);
-        }
-        (true, None) => return renewal(observed, accessor),
-        (true, Some(_)) => return Step::RegainGrant,
-        (false, None) => return Step::LoseGrant(grant_lost(observed)),
-        (false, Some(lost)) => (lost.last_transition_time.0, is(lost, Reason::RevocationHeld)),
-    };
-    let due = since.checked_add(signed(observed.limits.grace)).unwrap_or(observed.now);
-    match observed.held {
-        _ if due > observed.now => sooner(renewal(observed, accessor), due),
-        // First it is written down, guarded: who sees it granted again writes that, and one of the two is refused.
-        None => Step::LoseGrant(Why::new(
-            Reason::GrantEnded,
-            "no binding grants the token's policies any more, and its grace period is over; it is being revoked",
-        )),
-        Some(count) if !held => Step::LoseGrant(Why::new(
-            Reason::RevocationHeld,
-            format!(
-                "{count} tokens have lost their grants, more than go without a person's word: was a VaultPolicyBinding or a label \
-                 of a namespace removed by mistake? They are kept until it is back, or until the operator is started with a \
-                 higher --ungranted-limit"
-            ),
-        )),
-        Some(_) => sooner(renewal(observed, accessor), observed.now.checked_add(HELD_RECHECK).unwrap_or(due)),
-    }
-}
-
-/// Whether what the request's token can do is still granted.
-pub fn granted(request: &VaultTokenRequest, rules: &Rules) -> bool {
-    let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
-    request.status.as_ref().is_some_and(|status| {
-        let account = status.service_account_name.as_deref().unwrap_or_default();
-        rules.still_grant(namespace, account, &status.policies)
-    })
-}
-
-/// The condition that says since when the token has no grant.
-pub fn lost_grant(status: &VaultTokenRequestStatus) -> Option<&Condition> {
-    let authorized = ConditionType::Authorized.as_str();
-    status.conditions.iter().find(|condition| condition.type_ == authorized && condition.status == "False")
-}
-
-fn grant_lost(observed: &Observed<'_>) -> Why {
-    let grace = super::duration::format(observed.limits.grace);
-    let message = format!(
-        "no binding grants the token's policies any more; it is revoked {grace} after that, unless one does again by then"
-    );
-    Why::new(Reason::GrantLost, message)
-}
-
-fn signed(duration: Duration) -> SignedDuration {
-    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
-}
-
-/// The step, but with the next look no later than at this time.
-fn sooner(step: Step, time: Timestamp) -> Step {
-    match step {
-        Step::Settle => Step::Later(time),
-        Step::Later(later) => Step::Later(later.min(time)),
-        step => step,
-    }
-}
-
-/// When a delivered token is renewed.
-fn renewal(observed: &Observed<'_>, accessor: String) -> Step {
-    match renewal_due(observed.request) {
-        None => Step::Settle,
-        Some(due) if due > observed.now => Step::Later(due),
-        Some(_) if observed.vault_away.is_some() => {
-            let wait = SignedDuration::from_secs(RENEWAL_RETRY);
-            observed.now.checked_add(wait).map_or(Step::Settle, Step::Later)
-        }
-        // A look that began without the pod goes over to one with it.
-        Some(_) if observed.pod.is_none() => Step::Later(observed.now),
-        Some(_) => Step::Renew(accessor),
-    }
 }
 
 /// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which

@@ -2,7 +2,8 @@
 
 use super::duration;
 use super::grant::Why;
-use super::plan::{MAX_ATTEMPTS, exhausted, lost_grant};
+use super::plan::{MAX_ATTEMPTS, exhausted};
+use super::tenure::lost_grant;
 use super::token::{Intent, Minted};
 use crate::api::{Attempt, AttemptOutcome, ConditionType, Phase, Reason, VaultTokenRequestStatus};
 use jiff::Timestamp;

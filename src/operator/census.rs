@@ -2,7 +2,7 @@
 
 use super::rulebook::Edition;
 use crate::api::{Phase, VaultTokenRequest};
-use crate::domain::plan::granted;
+use crate::domain::tenure::granted;
 use kube::runtime::reflector::Store;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

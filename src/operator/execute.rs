@@ -6,13 +6,12 @@ use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenReq
 use crate::cluster;
 use crate::domain::admission::Admission;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, confirmed, decide, subject, surely_expired, surely_outlived, wants_pod};
+use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
-use crate::domain::token::{BASE_POLICY, Expiry, Hand, Intent, Qualities, Wrapped};
+use crate::domain::token::{BASE_POLICY, Hand, Intent, Qualities, Wrapped};
 use crate::seal::Receipt;
 use crate::text::one_line;
 use crate::vault::{self, TokenOrder};
-use crate::wire::{Answer, Outcome, Parcel, Push};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::HashMap;
@@ -23,8 +22,8 @@ use std::sync::Arc;
 pub struct Executor<W> {
     cluster: String,
     limits: Limits,
-    world: Arc<W>,
-    slots: Slots,
+    pub(super) world: Arc<W>,
+    pub(super) slots: Slots,
 }
 
 /// What the watches show of a request and its surroundings. It may be old: nothing ends because of it but an older request
@@ -65,10 +64,10 @@ pub struct Look {
 }
 
 /// How one step went: the request as it is now, and whether to go on with it.
-type Progress = (VaultTokenRequest, Go);
+pub(super) type Progress = (VaultTokenRequest, Go);
 
 /// Whether to go on with a request after a step.
-enum Go {
+pub(super) enum Go {
     /// On to the next step.
     On,
     /// No more steps, until something changes.
@@ -290,168 +289,6 @@ impl<W: World> Executor<W> {
         }
     }
 
-    /// Rules 4 and 5: hand the wrapping token over, and note that only when the init container said so.
-    async fn push(
-        &self,
-        request: &VaultTokenRequest,
-        hand: &mut Hand,
-        addresses: &[IpAddr],
-    ) -> Result<Progress, cluster::Error> {
-        let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
-        let slot = self.slots.take(namespace, &request.spec.pod_uid);
-        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(_slot)) = (&*hand, slot) else {
-            return Ok((request.clone(), Go::Retry));
-        };
-        let (request_uid, attempt) = (request.uid().unwrap_or_default(), wrapped.attempt);
-        let push = match self.seal(request, wrapped) {
-            Ok(sealed) => Push { request_uid, attempt, sealed },
-            Err(message) => return self.abandon(request, hand, &message).await,
-        };
-        let port = request.spec.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
-        match self.world.push(addresses, port, &push).await {
-            Ok(answer) if wrapped.receipt.confirms(subject(request, attempt), &answer) => {
-                self.hear(request, hand, &answer).await
-            }
-            Ok(_) => {
-                self.world.alarm(request, Alarm::AnswerUnconfirmed);
-                let message = "what answers at the pod's address cannot open the seal: it is not the init container";
-                self.wait(request, &Why::new(Reason::PushFailed, message)).await
-            }
-            Err(seen) => self.wait(request, &not_taken("does not have the token yet", &seen)).await,
-        }
-    }
-
-    /// Rule 4, where pods cannot be reached: the seal is what makes this no worse a place than any other.
-    async fn offer(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
-        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)) = &*hand else {
-            return Ok((request.clone(), Go::Retry));
-        };
-        match self.seal(request, wrapped) {
-            Ok(sealed) => self.write(request, self.draft(request).offered(sealed), Go::On).await,
-            Err(message) => self.abandon(request, hand, &message).await,
-        }
-    }
-
-    fn seal(&self, request: &VaultTokenRequest, wrapped: &Wrapped) -> Result<String, String> {
-        let parcel = Parcel {
-            wrapping_token: wrapped.minted.wrapping_token.clone(),
-            creation_path: wrapped.minted.creation_path.clone(),
-            receipt: wrapped.receipt.encoded().into(),
-        };
-        self.world.seal(&request.spec.public_key, subject(request, wrapped.attempt), &parcel)
-    }
-
-    /// Goes by what the init container said under its receipt.
-    async fn hear(
-        &self,
-        request: &VaultTokenRequest,
-        hand: &mut Hand,
-        answer: &Answer,
-    ) -> Result<Progress, cluster::Error> {
-        if answer.refused > 0 && answer.outcome != Outcome::Unused {
-            self.world.alarm(request, Alarm::ForeignPushes(answer.refused));
-        }
-        let said = one_line(&answer.message);
-        match answer.outcome {
-            Outcome::Stored => self.delivered(request, hand).await,
-            Outcome::Unused => {
-                let why = not_taken("has not used its wrapping token, and says", &said);
-                self.write(request, self.draft(request).not_taken(&why), Go::Retry).await
-            }
-            Outcome::Lost => self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await,
-            Outcome::Intercepted => self.intercepted(request, hand).await,
-        }
-    }
-
-    /// The init container found its wrapping token used before its own first try. If it had not expired by then, and the token in it
-    /// lives, somebody else has that token now.
-    async fn intercepted(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
-        let in_time = matches!(&*hand, Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)
-            if self.world.now() < wrapped.minted.wrapping_expires_at);
-        if !in_time {
-            return self.abandon(request, hand, "the wrapping token expired before the init container used it").await;
-        }
-        let status = request.status.as_ref();
-        let recorded = |accessor: Option<&String>| accessor.cloned().unwrap_or_default();
-        let wrapping = recorded(status.and_then(|status| status.wrapping_accessor.as_ref()));
-        match self.world.look_up(&wrapping).await {
-            Ok(Some(_)) => {
-                let why = not_taken(
-                    "asks a Vault that does not know the wrapping token",
-                    "it is unused; are its VAULT_ADDR and VAULT_NAMESPACE those of the operator?",
-                );
-                return self.write(request, self.draft(request).not_taken(&why), Go::Retry).await;
-            }
-            Ok(None) => {}
-            Err(error) => {
-                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
-            }
-        }
-        let accessor = recorded(status.and_then(|status| status.token_accessor.as_ref()));
-        match self.world.look_up(&accessor).await {
-            Ok(Some(_)) => {}
-            // Whoever used it may have done what he wanted by now; or all of Vault's tokens were taken away.
-            Ok(None) => {
-                self.world.alarm(request, Alarm::TokenGone);
-                return self
-                    .abandon(request, hand, "the wrapping token was used by somebody else, and its token is gone")
-                    .await;
-            }
-            Err(error) => {
-                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
-            }
-        }
-        self.world.alarm(request, Alarm::Compromised);
-        let message = format!(
-            "somebody else used the wrapping token before the init container did; the token with the accessor {accessor} is \
-             revoked. Find out who reads what the operator sends to its pods, or what Vault's clients do; then delete this \
-             request, or the pod, to let it ask again"
-        );
-        let why = Why::new(Reason::WrappingTokenUsed, message);
-        let next = self.write(request, self.draft(request).compromised(&why), Go::On).await?;
-        *hand = Hand::Empty;
-        Ok(next)
-    }
-
-    /// Vault's answer is checked, not believed: the token is what was asked for, or nobody gets it.
-    async fn check(
-        &self,
-        request: &VaultTokenRequest,
-        hand: &mut Hand,
-        accessor: &str,
-    ) -> Result<Progress, cluster::Error> {
-        let (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)) = &mut *hand else {
-            return Ok((request.clone(), Go::Retry));
-        };
-        match self.world.look_up(accessor).await {
-            Ok(Some(token)) => match token.qualities().fault(&wrapped.ordered) {
-                None => {
-                    wrapped.expires = Some(Expiry(token.expire_time));
-                    Ok((request.clone(), Go::On))
-                }
-                Some(fault) => {
-                    let next = self.write(request, self.draft(request).unfit(&fault), Go::On).await?;
-                    *hand = Hand::Empty;
-                    Ok(next)
-                }
-            },
-            Ok(None) => self.abandon(request, hand, "Vault does not know the token any more").await,
-            Err(error) => self.wait(request, &vault_why(&error)).await,
-        }
-    }
-
-    /// Rule 5.
-    async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
-        let (Hand::Wrapped(Wrapped { expires: Some(expires), .. })
-        | Hand::Unconfirmed(Wrapped { expires: Some(expires), .. })) = &*hand
-        else {
-            return Ok((request.clone(), Go::Retry));
-        };
-        let next = self.write(request, self.draft(request).delivered(expires.0), Go::On).await?;
-        *hand = Hand::Empty;
-        Ok(next)
-    }
-
     /// Rule 8. A token that Vault does not know any more is not renewed for ever.
     async fn renew(&self, request: &VaultTokenRequest, accessor: &str) -> Result<Progress, cluster::Error> {
         match self.world.renew(accessor).await {
@@ -488,7 +325,7 @@ impl<W: World> Executor<W> {
     }
 
     /// Rule 6: Revoking is written before anything is revoked.
-    async fn abandon(
+    pub(super) async fn abandon(
         &self,
         request: &VaultTokenRequest,
         hand: &mut Hand,
@@ -504,12 +341,12 @@ impl<W: World> Executor<W> {
         self.write(request, self.draft(request).not_revoked(&vault_why(error)), Go::Retry).await
     }
 
-    async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
+    pub(super) async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
         self.write(request, self.draft(request).waiting(why), Go::Retry).await
     }
 
     /// Writes a status; `go` says what comes then.
-    async fn write(
+    pub(super) async fn write(
         &self,
         request: &VaultTokenRequest,
         status: VaultTokenRequestStatus,
@@ -526,7 +363,7 @@ impl<W: World> Executor<W> {
         Ok((written?, go))
     }
 
-    fn draft(&self, request: &VaultTokenRequest) -> Draft {
+    pub(super) fn draft(&self, request: &VaultTokenRequest) -> Draft {
         Draft::new(request.status.as_ref(), request.metadata.generation, self.world.now())
     }
 
@@ -563,10 +400,6 @@ impl<W: World> Executor<W> {
     }
 }
 
-fn not_taken(said: &str, message: &str) -> Why {
-    Why::new(Reason::PushFailed, format!("the init container {said}: {}", one_line(message)))
-}
-
-fn vault_why(error: &vault::Error) -> Why {
+pub(super) fn vault_why(error: &vault::Error) -> Why {
     Why::new(error.reason(), one_line(&error.to_string()))
 }

@@ -12,6 +12,7 @@ mod controller;
 mod crash;
 mod execute;
 pub mod explain;
+mod handover;
 mod health;
 mod herald;
 mod lease;

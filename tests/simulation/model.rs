@@ -11,8 +11,8 @@ use vault_token_operator::api::{
     request_name,
 };
 use vault_token_operator::cluster;
-use vault_token_operator::domain::plan::lost_grant;
 use vault_token_operator::domain::pod::{InitState, Observation, PodFacts};
+use vault_token_operator::domain::tenure::lost_grant;
 use vault_token_operator::domain::token::Minted;
 use vault_token_operator::seal::{Receipt, Subject};
 use vault_token_operator::vault::{TokenInfo, TokenOrder};
