@@ -34,7 +34,7 @@ async fn what_is_wrong_with_a_request_is_said_in_words() {
         (json!({ "spec": { "podUID": "X" } }), "podUID must be the pod's metadata.uid: a UUID in lower case"),
         (json!({ "spec": { "podName": "Web" } }), "podName must be the name of a pod"),
         (json!({ "spec": { "podName": "x".repeat(250) } }), "podName must have at most 242 characters"),
-        (json!({ "spec": { "sequence": 0 } }), "sequence must be positive"),
+        (json!({ "spec": { "sequence": 0 } }), "sequence must be nanoseconds since 1970"),
         (json!({ "spec": { "port": 0 } }), "port must be from 1 to 65535"),
         (json!({ "spec": { "initContainer": "a b" } }), "initContainer must be the name of a container"),
         (json!({ "metadata": { "name": "web-squatted" } }), "metadata.name must be <spec.podName>-<first 8"),
