@@ -101,6 +101,7 @@ async fn serve<W: World + 'static>(
 ) {
     let (requests, writer) = store;
     let (sender, older) = futures::channel::mpsc::unbounded();
+    let (whole, lists) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let listed = health.clone();
     let paged = watcher::Config::default().page_size(PAGE).timeout(cluster::WATCH_SECONDS);
@@ -114,6 +115,14 @@ async fn serve<W: World + 'static>(
         })
         .modify(trim)
         .reflect(writer)
+        // What a list brings is queued one by one, and is not there to be looked at before the list is whole: a request that is in
+        // none but this list would be taken for one that is gone.
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                // It is received for as long as the controller runs.
+                let _ = whole.unbounded_send(());
+            }
+        })
         .applied_objects()
         // After it is in the store: the older requests are looked at with it there.
         .inspect_ok(move |request| {
@@ -140,7 +149,10 @@ async fn serve<W: World + 'static>(
         .trigger_backoff(Patience::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(news)
-        .reconcile_all_on(futures::stream::select(elections(leadership), editions(rulebook)))
+        .reconcile_all_on(futures::stream::select(
+            futures::stream::select(elections(leadership), editions(rulebook)),
+            lists,
+        ))
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context.clone())
         .for_each(|result| {

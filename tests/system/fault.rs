@@ -1,9 +1,11 @@
 //! Calls that break: before or after the server has acted, with each kind of answer. Whatever broke, a pod has exactly one live
 //! token in the end, and none when it is gone.
 
-use crate::support::{Cluster, LIMIT, alone, token_of};
+use crate::support::{Cluster, LIMIT, alone, request_for, token_of};
 use futures::stream::{self, StreamExt};
+use kube::api::PostParams;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use testbed::kubelet::{PodHandle, PodSpec};
@@ -97,6 +99,10 @@ impl Traps {
         }
     }
 
+    fn is_sprung(&self) -> bool {
+        self.0.lock().expect("traps").is_empty()
+    }
+
     /// All of them broke a call; a table whose calls never came would show nothing.
     fn assert_sprung(&self) {
         let traps = self.0.lock().expect("traps");
@@ -185,6 +191,45 @@ async fn a_list_that_is_never_answered_is_given_up_and_made_again() {
     traps.assert_sprung();
     assert!(began.elapsed() > Duration::from_secs(5), "the lists were answered at once");
     process.stop(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_made_while_no_watch_stood_is_seen_though_the_list_comes_in_pages() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    // More than a page, behind the one that matters.
+    let crowd = cluster.namespace("zz-crowd").await;
+    let nobody = cluster.pod(&PodSpec::new(&crowd, "nobody", "shop-read", "1h")).await;
+    let create = async |number: u32| {
+        let mut request = request_for(&nobody, 0);
+        request["metadata"]["name"] = json!(format!("nobody-{number:08x}-0"));
+        request["spec"]["podUID"] = json!(format!("{number:08x}{}", &nobody.uid[8..]));
+        let request = serde_json::from_value(request).expect("a request");
+        cluster.requests(&crowd).create(&PostParams::default(), &request).await.expect("created");
+    };
+    stream::iter(0..60).for_each_concurrent(8, create).await;
+    proxied.start(cluster).await;
+    cluster.until_healthy("this replica leads").await;
+    let traps = Traps::default();
+    traps.set(Method::GET, "/vaulttokenrequests?&watch=true", 0, Fault::Before(Break::Silence));
+    proxied.api.follow(traps.script());
+    // The watch ends by itself, and is not taken up again.
+    let began = Instant::now();
+    while !traps.is_sprung() {
+        assert!(began.elapsed() < Duration::from_secs(45), "the watch goes on");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let namespace = cluster.namespace("aa-relisted").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+    cluster.ask(&pod, |_| ()).await;
+    // What the watch ended at is too old for a server that starts anew: all is listed again, and the second page takes its time.
+    cluster.plane().stop_apiserver().await;
+    cluster.plane().start_apiserver().await.expect("started");
+    traps.set(Method::GET, "continue=", 0, Fault::Delay(Duration::from_secs(2)));
+    proxied.api.follow(traps.script());
+    cluster.until_phase(&pod, Phase::Issued).await;
+    traps.assert_sprung();
 }
 
 /// The status of a pod's first request, as part of a path.
