@@ -94,8 +94,8 @@ impl<W: World> World for CrashPoints<W> {
         self.world.admission()
     }
 
-    fn grants(&self) -> Grants {
-        self.world.grants()
+    fn grants(&self, request: &VaultTokenRequest) -> Grants {
+        self.world.grants(request)
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

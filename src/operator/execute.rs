@@ -104,7 +104,7 @@ impl<W: World> Executor<W> {
         let mut moved = false;
         loop {
             let (now, away) = (self.world.now(), self.world.vault_away());
-            let (admission, Grants { rules, held }) = (self.world.admission(), self.world.grants());
+            let (admission, Grants { rules, held }) = (self.world.admission(), self.world.grants(&request));
             let wanted = wants_pod(&request, seen.pod_lives, away.is_some(), now);
             let spec = &request.spec;
             let namespace = request.metadata.namespace.as_deref().unwrap_or_default();

@@ -10,12 +10,13 @@ use super::observe::Pods;
 use super::push::Pusher;
 use super::reaper::Reaper;
 use super::rulebook::Rulebook;
-use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
 use crate::domain::announcement::Announcement;
 use crate::domain::pod::Observation;
 use crate::domain::rules::Rules;
+use crate::domain::tenure::granted;
 use crate::domain::token::Minted;
 use crate::seal::{self, Subject};
 use crate::vault::{self, TokenInfo, TokenLister, TokenOrder, TokenStore};
@@ -39,8 +40,8 @@ pub trait World: Send + Sync {
     /// Whether the API server checks who creates requests.
     fn admission(&self) -> Admission;
 
-    /// What is granted to whom.
-    fn grants(&self) -> Grants;
+    /// What is granted to whom, for a decision about this request.
+    fn grants(&self, request: &VaultTokenRequest) -> Grants;
 
     /// Takes one mint out of what the pod and its namespace may have.
     ///
@@ -175,9 +176,12 @@ impl World for Live {
         self.admission.borrow().clone()
     }
 
-    fn grants(&self) -> Grants {
+    fn grants(&self, request: &VaultTokenRequest) -> Grants {
         let edition = self.rulebook.edition();
-        Grants { held: self.census.held(&edition), rules: edition.rules }
+        // All requests are counted only where a delivered token has lost its grant: no other decision asks for the number.
+        let lost = request.phase() == Phase::Delivered && !granted(request, &edition.rules);
+        let held = if lost { self.census.held(&edition) } else { None };
+        Grants { held, rules: edition.rules }
     }
 
     fn admit(&self, namespace: &str, pod_uid: &str) -> Result<(), Timestamp> {

@@ -137,7 +137,7 @@ impl World for SimWorld {
         Admission::InForce { since: Timestamp::MIN }
     }
 
-    fn grants(&self) -> Grants {
+    fn grants(&self, _: &VaultTokenRequest) -> Grants {
         let rules = if self.model().granted { GRANTED.clone() } else { Arc::default() };
         Grants { rules, held: None }
     }
