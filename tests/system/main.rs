@@ -25,3 +25,4 @@ mod support;
 mod sweep;
 mod waiting;
 mod weight;
+mod who;

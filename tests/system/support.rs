@@ -67,14 +67,8 @@ pub fn started() -> impl Iterator<Item = &'static Cluster> {
 
 impl Place {
     async fn cluster(&self) -> &Cluster {
-        let start = || async {
-            let testbed = Testbed::start().await.expect("the testbed starts");
-            let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
-            let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
-            let system = System::install(testbed, binary).await.expect("the product is installed");
-            Cluster { system, kubelet, usual: AtomicBool::new(false), starting: Mutex::default() }
-        };
-        self.cluster.get_or_init(start).await
+        let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
+        self.cluster.get_or_init(|| Cluster::start(binary)).await
     }
 }
 
@@ -96,6 +90,14 @@ impl Delivered {
 }
 
 impl Cluster {
+    /// The real components, with this binary installed on them. The operator is not started yet.
+    pub async fn start(binary: &Path) -> Self {
+        let testbed = Testbed::start().await.expect("the testbed starts");
+        let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
+        let system = System::install(testbed, binary).await.expect("the product is installed");
+        Self { system, kubelet, usual: AtomicBool::new(false), starting: Mutex::default() }
+    }
+
     /// Starts the operator with the usual settings, unless it runs so.
     async fn make_usual(&self) {
         let _starting = self.starting.lock().await;

@@ -12,6 +12,20 @@ use crate::report::Activity;
 /// How long a build of the operator may take on a slow machine, from nothing.
 const BUILD_LIMIT: Duration = Duration::from_secs(1800);
 
+/// What a build of the project needs of it.
+const SOURCES: [&str; 7] = ["Cargo.toml", "Cargo.lock", "src", "config", "crds", "examples", "tests"];
+
+/// A piece of the source that is another one in a copy of the project.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The file, from the project's folder on.
+    pub file: &'static str,
+    /// What stands there, once.
+    pub code: &'static str,
+    /// What stands in its place.
+    pub instead: String,
+}
+
 /// The folder of the project that this crate is part of.
 pub fn root() -> PathBuf {
     // tests/testbed
@@ -30,25 +44,31 @@ pub struct Binaries {
 impl Binaries {
     /// Builds them with the cargo that runs this process, or the one on PATH.
     pub fn build(folder: &Path) -> Result<Self, Error> {
-        Self::build_with(folder, &[])
+        Self::build_from(&root(), folder, &[])
     }
 
     /// Builds them so that the operator dies at named points, beside what is built without that.
     pub fn build_with_crash_points(folder: &Path) -> Result<Self, Error> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        let target = target.join("crash-points");
-        Self::build_with(
-            folder,
-            &["--features".as_ref(), "crash-points".as_ref(), "--target-dir".as_ref(), target.as_ref()],
-        )
+        let features = ["--features", "crash-points"].map(OsStr::new);
+        Self::build_from(&root(), folder, &[&features[..], &["--target-dir".as_ref(), beside().as_ref()]].concat())
     }
 
-    fn build_with(folder: &Path, arguments: &[&OsStr]) -> Result<Self, Error> {
+    /// Builds them from a copy of the project with these changes, beside what is built without them.
+    pub fn build_changed(folder: &Path, changes: &[Change]) -> Result<Self, Error> {
+        let copy = beside().join("source");
+        std::fs::create_dir_all(&copy).map_err(Error::path("could not make the folder", &copy))?;
+        for source in SOURCES {
+            copy_changed(Path::new(source), &copy, changes)?;
+        }
+        Self::build_from(&copy, folder, &["--target-dir".as_ref(), beside().as_ref()])
+    }
+
+    fn build_from(source: &Path, folder: &Path, arguments: &[&OsStr]) -> Result<Self, Error> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let activity = Activity::start("building vault-token-operator", "nothing to do when it is up to date");
         let mut command = guard::command(&cargo)?;
         command
-            .current_dir(root())
+            .current_dir(source)
             .args(["build", "--package", "vault-token-operator", "--bins", "--examples"])
             .args(["--message-format", "json-render-diagnostics"])
             .args(arguments);
@@ -64,6 +84,38 @@ impl Binaries {
         };
         Ok(Self { operator: executable("vault-token-operator")?, example: executable("vault-example")? })
     }
+}
+
+/// Where that is built which is not what users get.
+fn beside() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target).join("crash-points")
+}
+
+/// Brings a copy of a file, or of all files of a folder, up to date; what has not changed is not written, so that cargo sees that.
+fn copy_changed(path: &Path, copy: &Path, changes: &[Change]) -> Result<(), Error> {
+    let (from, to) = (root().join(path), copy.join(path));
+    if from.is_dir() {
+        std::fs::create_dir_all(&to).map_err(Error::path("could not make the folder", &to))?;
+        for entry in std::fs::read_dir(&from).map_err(Error::path("could not read", &from))? {
+            let entry = entry.map_err(Error::path("could not read", &from))?;
+            copy_changed(&path.join(entry.file_name()), copy, changes)?;
+        }
+        return Ok(());
+    }
+    let mut content = std::fs::read(&from).map_err(Error::path("could not read", &from))?;
+    for Change { code, instead, .. } in changes.iter().filter(|change| Path::new(change.file) == path) {
+        let text = String::from_utf8_lossy(&content);
+        if text.matches(code).count() != 1 {
+            let why = std::io::Error::other(format!("this is not there exactly once: {code}"));
+            return Err(Error::path("could not change", &from)(why));
+        }
+        content = text.replace(code, instead).into_bytes();
+    }
+    if std::fs::read(&to).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    std::fs::write(&to, content).map_err(Error::path("could not write", &to))
 }
 
 /// The path of the executable `name`, if this line of cargo's output announces it.

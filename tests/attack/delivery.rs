@@ -1,0 +1,376 @@
+//! Somebody between the operator and the init container, or in the place of one of them.
+
+use crate::arena::{Arena, note};
+use crate::rogue::{Rogue, Taken};
+use crate::support::{reason, request_for, token_of};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
+use vault_token_operator::seal::{OneTimeKey, Receipt, Subject, seal};
+use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
+
+/// What somebody can read out of a push without the request's key.
+fn read_off(sealed: &str) -> Option<SecretString> {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(sealed).ok()?;
+    let parcel: Value = serde_json::from_slice(&bytes).ok()?;
+    parcel["wrappingToken"].as_str().map(|token| token.to_owned().into())
+}
+
+/// Whether somebody has a living token of the pod's who has read this.
+async fn taken(arena: &Arena, sealed: &str) -> bool {
+    let Some(wrapping) = read_off(sealed) else { return false };
+    match arena.unwrap(&wrapping).await {
+        Some(token) => arena.cluster.accepts(&token).await,
+        None => false,
+    }
+}
+
+pub async fn a_push_read_on_its_way(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let between = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let Taken { push, .. } = between.takes().await.expect("a push");
+    taken(arena, &push.sealed).await
+}
+
+pub async fn a_status_read_by_others(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let by_status = |request: &mut Value| {
+        request["spec"]["delivery"] = json!("Status");
+        request["spec"]["port"] = Value::Null;
+    };
+    arena.cluster.ask(&pod, by_status).await;
+    let sealed = |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.sealed_token.clone());
+    let request = arena.until(&pod, "offer", |request| sealed(request).is_some()).await;
+    taken(arena, &sealed(&request).expect("an offer")).await
+}
+
+/// An init container that waits at its address, while the kubelet reports another one: so somebody can come between.
+struct Detour {
+    pod: PodHandle,
+    init: Init,
+    between: Rogue,
+}
+
+async fn detour(arena: &Arena) -> Detour {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let decoy = PodHandle { address: arena.pod(&namespace, "decoy", "").await.address, ..pod.clone() };
+    let between = Rogue::at(&decoy).await;
+    let init = arena.init(&pod, &[]).await;
+    arena.report(&decoy).await;
+    Detour { pod, init, between }
+}
+
+async fn post(pod: &PodHandle, body: &str) -> (u16, String) {
+    let url = format!("http://{}{PUSH_PATH}", Arena::place(pod));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = client.post(url).body(body.to_owned()).send().await.expect("an answer");
+    (answer.status().as_u16(), answer.text().await.expect("a text"))
+}
+
+/// A wrapping token for a token of the attacker's own making.
+async fn of_ones_own(arena: &Arena) -> Value {
+    let address = format!("{}/v1/auth/token/create", arena.cluster.vault().address());
+    let pem = std::fs::read(arena.cluster.vault().ca_path()).expect("a file");
+    let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
+    let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build().expect("a client");
+    let request = client
+        .post(address)
+        .header("X-Vault-Token", arena.cluster.vault().root_token().expose_secret())
+        .header("X-Vault-Wrap-TTL", "90s")
+        .json(&json!({ "policies": ["planted"], "ttl": "1h", "meta": { "pod_uid": "the attacker's" } }));
+    request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
+}
+
+/// Whoever knows the request can seal to its key; the receipt is his own.
+fn forged(request: &VaultTokenRequest, wrapping: &Value, attempt: u32) -> String {
+    let text = |field: &str| wrapping[field].as_str().expect("a text").to_owned();
+    let receipt = Receipt::generate().expect("a receipt").encoded();
+    let parcel =
+        Parcel { wrapping_token: text("token").into(), creation_path: text("creation_path"), receipt: receipt.into() };
+    let request_uid = request.metadata.uid.as_deref().expect("a UID");
+    let subject = Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt };
+    let sealed = seal(&request.spec.public_key, subject, &parcel).expect("sealed");
+    json!({ "requestUID": request_uid, "attempt": attempt, "sealed": sealed }).to_string()
+}
+
+pub async fn a_token_of_the_attackers_own_planted(arena: &Arena) -> bool {
+    let Detour { pod, init, between } = detour(arena).await;
+    let _held = between.takes().await.expect("a push");
+    let request = arena.request(&pod).await.expect("a request");
+    let wrapping = of_ones_own(arena).await;
+    let (_, said) = post(&pod, &forged(&request, &wrapping, 1)).await;
+    note(&said);
+    let planted = pod.volume.join("token").exists();
+    assert!(planted || init.exit_status().is_none(), "the wait goes on");
+    planted
+}
+
+/// A push that was held back, and is passed off as a later one.
+pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
+    let Detour { pod, between, .. } = detour(arena).await;
+    let Taken { push: old, stream } = between.takes().await.expect("a push");
+    drop(stream);
+    let second = |request: &VaultTokenRequest| {
+        request.phase() == Phase::Issued && request.status.as_ref().is_some_and(|status| status.attempts > old.attempt)
+    };
+    let request = arena.until(&pod, "second attempt", second).await;
+    let attempt = request.status.map(|status| status.attempts).unwrap_or_default();
+    let replayed = Push { attempt, ..old };
+    let (status, said) = post(&pod, &serde_json::to_string(&replayed).expect("JSON")).await;
+    note(&format!("{status}: {said}"));
+    status == 200
+}
+
+pub async fn an_answer_that_confirms_what_was_not_taken(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let taken = listener.takes().await.expect("a push");
+    answer_without_receipt(taken, Outcome::Stored).await;
+    let told = |request: &VaultTokenRequest| request.phase() == Phase::Delivered || reason(request) == "PushFailed";
+    arena.until(&pod, "word of the answer", told).await.phase() == Phase::Delivered
+}
+
+pub async fn a_false_alarm(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let taken = listener.takes().await.expect("a push");
+    answer_without_receipt(taken, Outcome::Intercepted).await;
+    let told = |request: &VaultTokenRequest| request.is_compromised() || reason(request) == "PushFailed";
+    arena.until(&pod, "word of the answer", told).await.is_compromised()
+}
+
+async fn answer_without_receipt(taken: Taken, outcome: Outcome) {
+    let attempt = taken.push.attempt;
+    let answer = Answer { attempt, outcome, message: "as said".to_owned(), refused: 0, mac: "AAAA".to_owned() };
+    taken.answer("200 OK", &serde_json::to_string(&answer).expect("JSON")).await;
+}
+
+/// An init container that is played here, because its key must be known to whoever breaks the seal.
+async fn intercepted(arena: &Arena) -> (PodHandle, SecretString) {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    let key = OneTimeKey::generate().expect("a key");
+    arena.cluster.ask(&pod, |request| request["spec"]["publicKey"] = json!(key.public())).await;
+    arena.report(&pod).await;
+    let taken = listener.takes().await.expect("a push");
+    let request = arena.request(&pod).await.expect("a request");
+    let request_uid = request.metadata.uid.as_deref().expect("a UID");
+    let attempt = taken.push.attempt;
+    let subject = Subject { request_uid, pod_uid: &pod.uid, attempt };
+    let parcel = key.open(&taken.push.sealed, subject).expect("it opens");
+    let stolen = arena.unwrap(&parcel.wrapping_token).await.expect("a token");
+    let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+    let plain =
+        Answer { attempt, outcome: Outcome::Intercepted, message: String::new(), refused: 0, mac: String::new() };
+    taken.answer("200 OK", &serde_json::to_string(&receipt.sign(subject, plain)).expect("JSON")).await;
+    (pod, stolen)
+}
+
+/// Whoever got a wrapping token has used it, and wants that nobody hears of it.
+pub async fn a_wrapping_token_used_first_and_unnoticed(arena: &Arena) -> bool {
+    let (pod, stolen) = intercepted(arena).await;
+    let again = |request: &VaultTokenRequest| {
+        request.is_compromised() || request.status.as_ref().is_some_and(|status| status.attempts > 1)
+    };
+    let request = arena.until(&pod, "what follows", again).await;
+    assert!(!arena.cluster.accepts(&stolen).await, "the token is revoked in any case");
+    !request.is_compromised()
+}
+
+/// Whoever could use one wrapping token of a pod, and waits for the next.
+pub async fn a_second_token_for_whoever_has_intercepted_one(arena: &Arena) -> bool {
+    let (pod, _) = intercepted(arena).await;
+    arena.until(&pod, "alarm", VaultTokenRequest::is_compromised).await;
+    let who = arena.who(&pod.namespace, Some(&pod)).await;
+    let second = |request: &mut Value| request["metadata"]["name"] = json!(request_name("web", &pod.uid, 1));
+    let asked = arena.ask(&who, &pod, second).await.expect("its own request");
+    arena.take(&asked).await.is_some()
+}
+
+/// A pod that is gone before it was reached, and another one with its address.
+pub async fn the_next_owner_of_a_pods_address(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    // Nobody listens at first: the operator tries again.
+    let victim = arena.initializing(&namespace, "web", "shop-read").await;
+    arena.cluster.ask(&victim, |_| ()).await;
+    let tried = |request: &VaultTokenRequest| reason(request) == "PushFailed";
+    arena.until(&victim, "push that nobody takes", tried).await;
+    arena.cluster.kubelet.remove(arena.cluster.plane(), &victim).await.expect("removed");
+    let attacker = PodHandle { address: victim.address, ..arena.pod(&namespace, "attacker", "").await };
+    let listener = Rogue::at(&attacker).await;
+    arena.report(&attacker).await;
+    match listener.takes().await {
+        Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
+        None => false,
+    }
+}
+
+/// A pod that shares its address with its node, where others listen.
+pub async fn a_listener_on_the_node_of_a_pod(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let patch = json!({ "spec": { "hostNetwork": true } });
+    let pod = arena.cluster.pod(&PodSpec { patch, ..PodSpec::new(&namespace, "web", "shop-read", "1h") }).await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    match listener.takes().await {
+        Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
+        None => false,
+    }
+}
+
+/// A pod whose status names an address of something else, such as a cloud's metadata service.
+pub async fn an_address_of_something_else(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    // No pod's by `--pod-network`, which names the lower half of these.
+    let other = match pod.address {
+        std::net::IpAddr::V4(address) => {
+            let [_, b, c, d] = address.octets();
+            std::net::Ipv4Addr::new(127, b | 128, c, d).into()
+        }
+        address => address,
+    };
+    let listener = TcpListener::bind((other, INIT_PORT)).await.expect("an address");
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&PodHandle { address: other, ..pod.clone() }).await;
+    tokio::time::timeout(Duration::from_secs(6), listener.accept()).await.is_ok()
+}
+
+pub async fn a_redirect_to_somebody_else(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let elsewhere = arena.pod(&namespace, "elsewhere", "").await;
+    let (listener, other) = (Rogue::at(&pod).await, Rogue::at(&elsewhere).await);
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let taken = listener.takes().await.expect("a push");
+    let head = format!("307 Temporary Redirect\r\nlocation: http://{}{PUSH_PATH}", Arena::place(&elsewhere));
+    taken.answer(&head, "").await;
+    let came = tokio::select! {
+        came = other.takes() => came.is_some(),
+        request = arena.until(&pod, "word of the answer", |request| reason(request) == "PushFailed") => {
+            note(&crate::arena::message(&request));
+            false
+        }
+    };
+    came
+}
+
+/// How many bytes a pod can make the operator take for one answer.
+pub async fn an_answer_without_end(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let Taken { mut stream, .. } = listener.takes().await.expect("a push");
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n").await.expect("written");
+    let (chunk, mut written) = ([b' '; 64 * 1024], 0);
+    // What the kernel's buffers take on both sides is far less.
+    while written < 64 << 20 {
+        match tokio::time::timeout(Duration::from_secs(2), stream.write(&chunk)).await {
+            Ok(Ok(count)) if count > 0 => written += count,
+            _ => break,
+        }
+    }
+    note(&format!("{written} bytes"));
+    written >= 64 << 20
+}
+
+/// How long a pod can keep the operator waiting with one byte a second.
+pub async fn an_answer_that_never_comes_to_its_end(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let Taken { mut stream, .. } = listener.takes().await.expect("a push");
+    let begun = Instant::now();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await.expect("written");
+    let mut byte = [0];
+    while begun.elapsed() < Duration::from_secs(40) {
+        let second = Duration::from_secs(1);
+        // The operator hangs up when it has waited long enough.
+        if stream.write_all(b" ").await.is_err()
+            || matches!(tokio::time::timeout(second, stream.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
+        {
+            return false;
+        }
+    }
+    true
+}
+
+pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let init = arena.init(&pod, &[]).await;
+    let waits = |request: &VaultTokenRequest| reason(request) == "InitContainerNotRunning";
+    arena.until(&pod, "wait", waits).await;
+    let place = Arena::place(&pod);
+    // One address, which takes whatever place there is, as often as it is put out.
+    let flood: Vec<_> = (0..400)
+        .map(|_| {
+            tokio::spawn(async move {
+                loop {
+                    if let Ok(mut stream) = TcpStream::connect(place).await {
+                        let mut byte = [0];
+                        // Something of a request, so that it is worth waiting for the rest.
+                        let begun = stream.write_all(b"POST ").await;
+                        let _ended = (begun, stream.read(&mut byte).await);
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    arena.report(&pod).await;
+    let served = arena.comes(async || init.exit_status().is_some()).await;
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+    if served {
+        assert!(arena.cluster.accepts(&token_of(&pod)).await);
+    }
+    !served
+}
+
+/// Whoever may create requests by hand names a key of his own; nothing but the network is between him and the push.
+pub async fn a_key_of_the_attackers_own_in_a_request_by_hand(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let victim = arena.initializing(&namespace, "web", "shop-read").await;
+    let attacker = arena.pod(&namespace, "attacker", "").await;
+    let key = OneTimeKey::generate().expect("a key");
+    let who = arena.who(&namespace, Some(&attacker)).await;
+    let mut request = request_for(&victim, 0);
+    request["spec"]["publicKey"] = json!(key.public());
+    // He reads along between the operator and the pod.
+    let between = Rogue::at(&victim).await;
+    if !arena.let_in("created", async || who.creates(&request).await).await {
+        return false;
+    }
+    let request = arena.request(&victim).await.expect("a request");
+    let (request_uid, pod_uid) = (request.metadata.uid.as_deref().expect("a UID"), victim.uid.as_str());
+    let Some(Taken { push, .. }) = between.takes().await else { return false };
+    let parcel = key.open(&push.sealed, Subject { request_uid, pod_uid, attempt: push.attempt }).expect("it opens");
+    match arena.unwrap(&parcel.wrapping_token).await {
+        Some(token) => arena.cluster.accepts(&token).await,
+        None => false,
+    }
+}

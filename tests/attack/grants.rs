@@ -1,0 +1,182 @@
+//! Somebody wants more than is granted to him, or mischief with what he may write.
+
+use crate::arena::{Arena, note};
+use crate::support::{LIMIT, condition, reason};
+use crate::who::Who;
+use serde_json::{Value, json};
+use testbed::kubelet::{PodHandle, PodSpec};
+use vault_token_operator::api::{Phase, VaultTokenRequest};
+
+/// The policies of the token that a pod gets which asks for these; none, if it is refused.
+async fn gets(arena: &Arena, namespace: &str, name: &str, policies: &str) -> Option<Vec<String>> {
+    let pod = arena.initializing(namespace, name, policies).await;
+    let who = arena.who(namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let token = arena.take(&asked).await?;
+    Some(arena.policies(&token).await)
+}
+
+fn has(policies: Option<Vec<String>>, policy: &str) -> bool {
+    policies.is_some_and(|policies| policies.iter().any(|one| one == policy))
+}
+
+pub async fn an_annotation_that_asks_for_more_than_is_granted(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    has(gets(arena, &namespace, "web", "shop-read,kv-admin").await, "kv-admin")
+}
+
+pub async fn an_annotation_that_asks_for_the_operators_own_policy(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["*"]).await;
+    has(gets(arena, &namespace, "web", "vault-token-operator").await, "vault-token-operator")
+}
+
+pub async fn policies_of_several_bindings_added_up(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let subject = json!({ "namespaces": [namespace], "serviceAccounts": ["*"] });
+    let spec = json!({ "subjects": [subject], "policies": ["shop-db"], "deliveries": ["Status"] });
+    arena.bind(&arena.fresh("added-up"), &spec).await;
+    has(gets(arena, &namespace, "web", "shop-read,shop-db").await, "shop-db")
+}
+
+pub async fn what_another_service_account_is_granted(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&[]).await;
+    let subject = json!({ "namespaces": [namespace], "serviceAccounts": ["web"] });
+    arena
+        .bind(&namespace, &json!({ "subjects": [subject], "policies": ["shop-read"], "deliveries": ["Status"] }))
+        .await;
+    gets(arena, &namespace, "thief", "shop-read").await.is_some()
+}
+
+pub async fn a_longer_life_than_is_granted(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&[]).await;
+    let subject = json!({ "namespaces": [namespace], "serviceAccounts": ["*"] });
+    let spec = json!({ "subjects": [subject], "policies": ["shop-read"], "deliveries": ["Status"], "maxTTL": "30m" });
+    arena.bind(&namespace, &spec).await;
+    // Every pod of this suite asks for an hour.
+    gets(arena, &namespace, "web", "shop-read").await.is_some()
+}
+
+/// A binding for namespaces by their labels, which the namespace of the asker has none of.
+async fn selected(arena: &Arena, labels: Value) -> bool {
+    let namespace = arena.namespace(&[]).await;
+    let subject = json!({ "namespaceSelector": { "matchLabels": labels }, "serviceAccounts": ["*"] });
+    let name = arena.fresh("selects");
+    arena.bind(&name, &json!({ "subjects": [subject], "policies": ["shop-read"], "deliveries": ["Status"] })).await;
+    let got = gets(arena, &namespace, "web", "shop-read").await;
+    // Nothing of it is left for the next attack.
+    arena.cluster.kubectl(&["delete", "vpb", &name, "--ignore-not-found"]).await;
+    got.is_some()
+}
+
+pub async fn a_selector_that_selects_everything(arena: &Arena) -> bool {
+    selected(arena, json!({})).await
+}
+
+pub async fn a_selector_that_selects_nothing(arena: &Arena) -> bool {
+    selected(arena, json!({ "vaultproject.io/team": "nobody" })).await
+}
+
+/// Somebody who may change namespaces, as the operators of a platform's tenants may.
+async fn labeller<'a>(arena: &'a Arena, namespace: &str) -> Who<'a> {
+    let name = arena.fresh("labeller");
+    let verbs = ["--verb=get,update,patch", "--resource=namespaces"];
+    arena.cluster.kubectl(&["create", "clusterrole", &name, verbs[0], verbs[1]]).await;
+    let account = format!("--serviceaccount={namespace}:default");
+    arena.cluster.kubectl(&["create", "clusterrolebinding", &name, "--clusterrole", &name, &account]).await;
+    arena.who(namespace, None).await
+}
+
+pub async fn a_label_that_a_binding_selects_by(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&[]).await;
+    let label = json!({ "vaultproject.io/team": namespace });
+    let subject = json!({ "namespaceSelector": { "matchLabels": label }, "serviceAccounts": ["*"] });
+    let name = arena.fresh("selects");
+    arena.bind(&name, &json!({ "subjects": [subject], "policies": ["shop-read"], "deliveries": ["Status"] })).await;
+    let who = labeller(arena, &namespace).await;
+    let label = format!("vaultproject.io/team={namespace}");
+    arena.let_in("labeled", async || who.says(&["label", "namespace", &namespace, &label]).await).await
+        && gets(arena, &namespace, "web", "shop-read").await.is_some()
+}
+
+/// A binding that an administrator writes in good faith, and a label that everybody can set who may change a namespace.
+pub async fn a_binding_that_goes_by_a_tenants_label(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&[]).await;
+    let subject = json!({ "namespaceSelector": { "matchLabels": { "team": namespace } }, "serviceAccounts": ["*"] });
+    let name = arena.fresh("selects");
+    arena.bind(&name, &json!({ "subjects": [subject], "policies": ["shop-read"], "deliveries": ["Status"] })).await;
+    let who = labeller(arena, &namespace).await;
+    let label = format!("team={namespace}");
+    let said = who.says(&["label", "namespace", &namespace, &label]).await;
+    assert!(said.contains("labeled"), "{said}");
+    gets(arena, &namespace, "web", "shop-read").await.is_some()
+}
+
+pub async fn a_binding_removed_by_mistake(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let mut pods = Vec::new();
+    for number in 0..3 {
+        pods.push(arena.delivered(&namespace, &format!("web-{number}"), "shop-read").await);
+    }
+    let said = arena.cluster.kubectl(&["delete", "vpb", &namespace]).await;
+    assert!(said.contains("deleted"), "{said}");
+    let ended = async || {
+        for (_, token) in &pods {
+            if arena.cluster.accepts(token).await {
+                return false;
+            }
+        }
+        true
+    };
+    let lost = arena.comes(ended).await;
+    let request = arena.request(&pods[0].0).await.expect("a request");
+    note(reason(&request));
+    assert!(lost || ["GrantLost", "RevocationHeld"].contains(&reason(&request)), "it was not noticed: {request:#?}");
+    lost
+}
+
+/// A pod that is denied for an annotation like this, and what people are shown of it.
+async fn denied(arena: &Arena, annotation: &str) -> (PodHandle, String) {
+    let namespace = arena.namespace(&["*"]).await;
+    let pod = arena.cluster.pod(&PodSpec::new(&namespace, "web", annotation, "1h")).await;
+    let init = arena.init(&pod, &[]).await;
+    arena.report(&pod).await;
+    let ended = init.wait(LIMIT).await.expect("init ends");
+    assert!(!ended.success());
+    let request = arena.until(&pod, "denial", |request| request.phase() == Phase::Denied).await;
+    let shown = format!("{}\n{}", condition(&request, "Authorized").2, init.termination_message().trim_end());
+    (pod, shown)
+}
+
+pub async fn an_annotation_that_steers_terminals_and_forges_lines(arena: &Arena) -> bool {
+    let (pod, shown) = denied(arena, "shop-read\n2026 INFO all is well\u{1b}[2J\u{202e}").await;
+    let log = std::fs::read_to_string(arena.cluster.kubelet.log(&pod)).expect("a log");
+    let steers = |text: &str| text.contains('\u{1b}') || text.contains('\u{202e}');
+    let lines = shown.lines().count();
+    note(&format!("{lines} lines"));
+    steers(&shown) || lines > 2 || log.lines().any(|line| line.starts_with("2026 INFO"))
+}
+
+pub async fn an_annotation_as_long_as_a_book(arena: &Arena) -> bool {
+    let (_, shown) = denied(arena, &"x".repeat(8000)).await;
+    shown.lines().any(|line| line.chars().count() > 1000)
+}
+
+pub async fn a_pod_that_asks_again_and_again(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    // Its wrapping tokens expire one after another, as those of a pod do that crashes.
+    let made = async || {
+        let lines = arena.cluster.audit_lines("pod", "web");
+        let issued = lines.iter().filter(|line| line["step"] == "Issued" && line["namespace"] == namespace.as_str());
+        issued.count() > 2
+    };
+    for digit in 0..3 {
+        let mut request = crate::support::request_for(&pod, digit);
+        request["spec"]["delivery"] = json!("Status");
+        request["spec"]["port"] = Value::Null;
+        let request: VaultTokenRequest = serde_json::from_value(request).expect("a request");
+        let requests = arena.cluster.requests(&namespace);
+        requests.create(&Default::default(), &request).await.expect("created");
+    }
+    arena.comes(made).await
+}

@@ -1,0 +1,131 @@
+//! Attacks on a real API server, a real Vault and the product's own processes. Each is tried on the product, which stops it; then on a
+//! build of it whose stops can be turned off, with each of its stops alone, and with none: it must succeed then, or they were not
+//! what stopped it.
+//!
+//! `cargo testbed attack [NAME]` runs it; `ATTACK_VERBOSE=1` tells what is seen on the way.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+mod arena;
+mod delivery;
+mod grants;
+mod identity;
+mod list;
+mod rogue;
+mod stops;
+#[path = "../system/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of tests/system")]
+mod support;
+mod vault;
+#[path = "../system/who.rs"]
+mod who;
+
+use arena::Arena;
+use list::{ALL, Attack};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use stops::{Off, Stop};
+use testbed::project::{Binaries, Change};
+use testbed::report;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let chosen = std::env::args().nth(1);
+    let attacks: Vec<_> =
+        ALL.iter().filter(|attack| chosen.as_ref().is_none_or(|name| attack.name.contains(name))).collect();
+    let (mut succeeded, mut idle, mut explained, mut apart) = (Vec::new(), Vec::new(), 0, Vec::new());
+
+    report::line("attacks on the product ...");
+    let arena = Arena::new(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
+    for attack in &attacks {
+        if tried(&arena, attack, &[]).await {
+            succeeded.push(attack.name);
+        }
+        let (count, differing) = arena.explained().await;
+        explained += count;
+        apart.extend(differing);
+    }
+    arena.cluster.system.stop().await.expect("stopped");
+
+    report::line("attacks on a build whose stops can be turned off ...");
+    let arena = Arena::new(&weakened().await).await;
+    for attack in &attacks {
+        let several = if attack.stops.len() > 1 { attack.stops } else { &[] };
+        for stop in several {
+            let others: Vec<_> = attack.stops.iter().copied().filter(|other| other != stop).collect();
+            if tried(&arena, attack, &others).await {
+                idle.push(format!("{}: {} does not stop it alone", attack.name, stop.name));
+            }
+        }
+        if !tried(&arena, attack, attack.stops).await {
+            let names: Vec<_> = attack.stops.iter().map(|stop| stop.name).collect();
+            idle.push(format!("{}: it fails just the same without {}", attack.name, names.join(", ")));
+        }
+    }
+    arena.cluster.system.stop().await.expect("stopped");
+
+    table(&attacks);
+    for line in succeeded.iter().map(|name| format!("SUCCEEDED: {name}")).chain(idle.iter().chain(&apart).cloned()) {
+        report::output(&line);
+    }
+    let unused: Vec<_> = stops::ALL
+        .iter()
+        .filter(|stop| chosen.is_none() && !attacks.iter().any(|attack| attack.stops.contains(stop)))
+        .collect();
+    assert!(unused.is_empty(), "no attack is stopped by {unused:?}");
+    report::output(&format!(
+        "explain said the same as the operator of {} pods in {explained}",
+        explained - apart.len()
+    ));
+    report::output(&format!(
+        "attacks {}, succeeded {}, stops without effect {}",
+        attacks.len(),
+        succeeded.len(),
+        idle.len()
+    ));
+    if succeeded.is_empty() && idle.is_empty() && apart.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tries an attack with these stops off; gives whether it succeeded.
+async fn tried(arena: &Arena, attack: &Attack, off: &[&'static Stop]) -> bool {
+    arena.prepare(off, attack.settings).await;
+    let begun = Instant::now();
+    let succeeded = (attack.run)(arena).await;
+    let (how, names) =
+        (if succeeded { "succeeds" } else { "fails" }, off.iter().map(|stop| stop.name).collect::<Vec<_>>().join(", "));
+    let without = if names.is_empty() { String::new() } else { format!(" without {names}") };
+    report::line(&format!("  {}: {how}{without} ({:.1} s)", attack.name, begun.elapsed().as_secs_f64()));
+    succeeded
+}
+
+/// Builds the product so that its stops can be turned off.
+async fn weakened() -> PathBuf {
+    let mut changes = vec![Change {
+        file: "src/lib.rs",
+        code: "pub mod text;",
+        instead: format!("/// Stops.\npub mod stops {{\n{}}}\npub mod text;", include_str!("off.rs")),
+    }];
+    for stop in stops::ALL {
+        let Off::Code(pieces) = stop.off else { continue };
+        let off = format!("crate::stops::off(\"{}\")", stop.name);
+        changes.extend(pieces.iter().map(|(file, code, instead)| Change {
+            file,
+            code,
+            instead: instead.replace("OFF", &off),
+        }));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let built = tokio::task::spawn_blocking(move || Binaries::build_changed(folder.path(), &changes));
+    built.await.expect("it ends").expect("it builds").operator
+}
+
+/// The table of `docs/threat-model.md`.
+fn table(attacks: &[&Attack]) {
+    report::output("| who | tries | stopped by | attack |\n|---|---|---|---|");
+    for Attack { name, who, tries, stops, .. } in attacks {
+        let stops: Vec<_> = stops.iter().map(|stop| stop.what).collect();
+        report::output(&format!("| {who} | {tries} | {} | `{name}` |", stops.join("; ")));
+    }
+}

@@ -1,0 +1,122 @@
+//! Somebody with a token of Vault's, or with Vault's part of the work.
+
+use crate::arena::{Arena, note};
+use crate::support::LIMIT;
+use aho_corasick::AhoCorasick;
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use testbed::kubelet::PodSpec;
+use testbed::run::Run;
+use vault_token_operator::api::Phase;
+use vault_token_operator::seal::{OneTimeKey, Subject};
+
+/// A token role that somebody has changed: Vault adds a policy that nobody asked for.
+pub async fn a_vault_that_gives_other_policies_than_asked(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let role = "auth/token/roles/vault-token-operator-main";
+    let body = json!({ "token_no_default_policy": false });
+    arena.cluster.vault().must(Method::POST, role, Some(&body)).await.expect("written");
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let token = arena.take(&asked).await;
+    arena.cluster.system.tell_vault_again().await.expect("told");
+    match token {
+        Some(token) => {
+            let policies = arena.policies(&token).await;
+            note(&policies.join(", "));
+            policies.iter().any(|policy| policy == "default")
+        }
+        None => false,
+    }
+}
+
+pub async fn a_token_that_renews_itself(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-*"]).await;
+    let body = json!({ "policy": "path \"auth/token/renew-self\" { capabilities = [\"update\"] }" });
+    arena.cluster.vault().must(Method::PUT, "sys/policies/acl/shop-renews", Some(&body)).await.expect("a policy");
+    let (_, token) = arena.delivered(&namespace, "web", "shop-read,shop-renews").await;
+    let path = "auth/token/renew-self";
+    let (status, _) =
+        arena.cluster.vault().request_as(Some(&token), Method::POST, path, None).await.expect("an answer");
+    status == StatusCode::OK
+}
+
+/// The operator's own Vault token, as whoever has its pod can get it.
+async fn operators_token(arena: &Arena) -> SecretString {
+    let [_, login] = arena.cluster.system.operator_token_files();
+    let jwt = std::fs::read_to_string(login).expect("a token");
+    let body = json!({ "role": "vault-token-operator", "jwt": jwt.trim() });
+    let vault = arena.cluster.vault();
+    let (status, answer) =
+        vault.request_as(None, Method::POST, "auth/kubernetes/login", Some(&body)).await.expect("an answer");
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer["auth"]["client_token"].as_str().expect("a token").to_owned().into()
+}
+
+async fn operator_may(arena: &Arena, method: Method, path: &str, body: Option<&Value>) -> bool {
+    let token = operators_token(arena).await;
+    let (status, answer) = arena.cluster.vault().request_as(Some(&token), method, path, body).await.expect("an answer");
+    note(&format!("{status}: {}", answer["errors"]));
+    status == StatusCode::OK
+}
+
+pub async fn tokens_beside_the_token_roles(arena: &Arena) -> bool {
+    let body = json!({ "policies": ["kv-admin"], "no_parent": true });
+    operator_may(arena, Method::POST, "auth/token/create", Some(&body)).await
+}
+
+pub async fn the_operators_own_rights_for_a_token_that_outlives_its_login(arena: &Arena) -> bool {
+    let body = json!({ "policies": ["vault-token-operator"] });
+    operator_may(arena, Method::POST, "auth/token/create/vault-token-operator-main", Some(&body)).await
+}
+
+pub async fn a_list_of_everybodys_accessors(arena: &Arena) -> bool {
+    operator_may(arena, Method::GET, "auth/token/accessors?list=true", None).await
+}
+
+/// A Vault whose certificate is of another authority than the one that init was told to trust.
+pub async fn a_vault_that_is_another_one(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let another = Run::new().expect("another authority");
+    let trusted = another.pki().ca().path.to_string_lossy().into_owned();
+    let init = arena.init(&pod, &[("VAULT_CACERT", &trusted)]).await;
+    arena.report(&pod).await;
+    let told = |request: &vault_token_operator::api::VaultTokenRequest| {
+        request.phase() == Phase::Delivered || crate::support::reason(request) == "PushFailed"
+    };
+    let request = arena.until(&pod, "word of init", told).await;
+    note(&crate::arena::message(&request));
+    init.kill();
+    init.wait(LIMIT).await.expect("it ends");
+    request.phase() == Phase::Delivered
+}
+
+/// Whoever reads the logs of the operator at its most talkative.
+pub async fn a_wrapping_token_in_the_logs(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let key = OneTimeKey::generate().expect("a key");
+    let by_status = |request: &mut Value| {
+        request["spec"]["delivery"] = json!("Status");
+        request["spec"]["port"] = Value::Null;
+        request["spec"]["publicKey"] = json!(key.public());
+    };
+    arena.cluster.ask(&pod, by_status).await;
+    let request = arena
+        .until(&pod, "offer", |request| request.status.as_ref().is_some_and(|status| status.sealed_token.is_some()));
+    let request = request.await;
+    let status = request.status.clone().expect("a status");
+    let request_uid = request.metadata.uid.as_deref().expect("a UID");
+    let subject = Subject { request_uid, pod_uid: &pod.uid, attempt: status.attempts };
+    let parcel = key.open(&status.sealed_token.expect("an offer"), subject).expect("it opens");
+    let token = arena.unwrap(&parcel.wrapping_token).await.expect("a token");
+    let searched =
+        AhoCorasick::new([parcel.wrapping_token.expose_secret(), token.expose_secret()]).expect("a searcher");
+    let logs = arena.cluster.system.operator_logs();
+    let log = std::fs::read_to_string(logs.last().expect("a log")).expect("a log");
+    assert!(log.contains("decided"), "it says something");
+    searched.is_match(&log)
+}
