@@ -29,3 +29,8 @@ path "auth/token/lookup-self" {
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }
+
+# Ask what it may do, to say where that is less than this, or more.
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}

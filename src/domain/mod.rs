@@ -14,6 +14,7 @@ pub mod plan;
 pub mod pod;
 pub mod policies;
 pub mod renewal;
+pub mod rights;
 pub mod rules;
 pub mod status;
 pub mod sweep;

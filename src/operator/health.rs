@@ -6,6 +6,7 @@ use super::lease::Leadership;
 use super::metrics::{CONTENT_TYPE, Metrics};
 use super::rulebook::Rulebook;
 use crate::domain::admission::Admission;
+use crate::domain::rights::Rights;
 use crate::http::{Limits, serve as serve_http};
 use crate::vault::Session;
 use bytes::Bytes;
@@ -31,6 +32,7 @@ pub struct Health {
     census: Arc<Census>,
     rulebook: Rulebook,
     admission: watch::Receiver<Admission>,
+    rights: watch::Receiver<Rights>,
 }
 
 impl Health {
@@ -42,10 +44,11 @@ impl Health {
         census: Arc<Census>,
         rulebook: Rulebook,
         admission: watch::Receiver<Admission>,
+        rights: watch::Receiver<Rights>,
     ) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
         let (requests, pods) = (watch::Sender::new(false), Arc::default());
-        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook, admission }
+        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook, admission, rights }
     }
 
     /// The requests were listed and are watched.
@@ -126,8 +129,11 @@ impl Health {
             }
         };
         let admission = self.admission.borrow().describe();
-        let details =
-            format!("lease: {leads}\nvault: {vault}\nsweep: {sweep}\nadmission: {admission}\nbindings: {bindings}\n");
+        let rights = self.rights.borrow().describe();
+        let details = format!(
+            "lease: {leads}\nvault: {vault}\nvault rights: {rights}\nsweep: {sweep}\nadmission: {admission}\nbindings: \
+             {bindings}\n"
+        );
         match (path, self.missing()) {
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),

@@ -1,6 +1,7 @@
 //! What can be counted, for Prometheus. Names are stable and carry their units; nothing is counted per pod.
 
 use super::world::Alarm;
+use crate::domain::rights::Rights;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -23,6 +24,7 @@ pub struct Metrics {
     alarms: Family<Kind, Counter>,
     ungranted: Gauge,
     admission: Gauge,
+    rights: Family<Kind, Gauge>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -73,6 +75,7 @@ impl Metrics {
             alarms: Family::default(),
             ungranted: Gauge::default(),
             admission: Gauge::default(),
+            rights: Family::default(),
         };
         registry.register("leader", "1 while this replica leads", metrics.leader.clone());
         registry.register("sweeps", "Searches of Vault for tokens without a request", metrics.sweeps.clone());
@@ -102,6 +105,11 @@ impl Metrics {
             "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
             metrics.admission.clone(),
         );
+        registry.register(
+            "vault_rights",
+            "What the operator cannot do in Vault and should, and what it can do and should not; none while Vault does not tell",
+            metrics.rights.clone(),
+        );
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -129,6 +137,16 @@ impl Metrics {
             SweepResult::Complete | SweepResult::Stopped => {
                 self.sweep_permitted.set(1);
                 self.orphans_kept.set(kept.try_into().unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// What is known of the operator's rights in Vault.
+    pub fn rights(&self, rights: &Rights) {
+        self.rights.clear();
+        if let Rights::Told { missing, excess } = rights {
+            for (kind, found) in [("missing", missing), ("excess", excess)] {
+                self.rights.get_or_create(&Kind { kind }).set(found.len().try_into().unwrap_or(i64::MAX));
             }
         }
     }

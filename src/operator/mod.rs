@@ -23,6 +23,7 @@ mod patience;
 mod pods;
 mod push;
 mod reaper;
+mod rights;
 mod rulebook;
 mod settings;
 mod slots;
@@ -37,6 +38,7 @@ pub use sweep::{Report, Sweeper};
 pub use world::{Alarm, Grants, World};
 
 use crate::cluster;
+use crate::domain::rights::Duties;
 use crate::vault::{Session, TokenLister, TokenStore};
 use admission::Inspector;
 use bindings::Statuses;
@@ -51,6 +53,7 @@ use metrics::Metrics;
 use observe::Pods;
 use push::Pusher;
 use reaper::Reaper;
+use rights::Assessor;
 use rulebook::Rulebook;
 use std::future::Future;
 use std::sync::Arc;
@@ -66,10 +69,16 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let listener = health::listen(settings.health_address).await?;
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
+    let duties = Duties {
+        token_role: settings.token_role.clone(),
+        login_role: settings.login.role_path(),
+        lists: settings.login == settings.sweep_login,
+    };
     let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
     let tokens = TokenStore::new(settings.vault, session.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
     let metrics = Metrics::new();
+    let assessor = Assessor::new(tokens.clone(), session.clone(), duties, metrics.clone());
     let sweeps = Arc::new(Notify::new());
     let (requests, writer) = reflector::store();
     let candidate = Candidate::new(client.clone(), settings.identity);
@@ -105,8 +114,15 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.limits, world.clone());
-    let health =
-        Health::new(session, leadership.clone(), metrics.clone(), census, rulebook.clone(), inspector.admission());
+    let health = Health::new(
+        session,
+        leadership.clone(),
+        metrics.clone(),
+        census,
+        rulebook.clone(),
+        inspector.admission(),
+        assessor.rights(),
+    );
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,
@@ -122,6 +138,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let controlling = controller::run(client, executor, (requests, writer), rulebook, leadership, health.clone(), stop);
     let outcome = tokio::select! {
         () = inspector.run() => Err("the look at the admission policies ended".to_owned()),
+        () = assessor.run() => Err("the look at the operator's rights in Vault ended".to_owned()),
         () = granting => Err("the watch of bindings ended".to_owned()),
         () = bindings::run(statuses) => Err("the writing of bindings' statuses ended".to_owned()),
         () = controlling => Ok(()),

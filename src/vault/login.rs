@@ -13,7 +13,7 @@ use vaultrs::api::auth::oidc::requests::JWTLoginRequest;
 use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
 
 /// A way to log in. Files are read anew at each login, since they are rotated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
     /// The pod's own ServiceAccount token, by Vault's Kubernetes auth method.
     Kubernetes {
@@ -133,6 +133,17 @@ impl Login {
                 let SelfAnswer { data } = answer.json()?;
                 Ok(Lease { token, ttl: Duration::from_secs(data.ttl), renewable: data.renewable })
             }
+        }
+    }
+
+    /// The path of the role that it is made by; `None` where the method has none, or none that is known here.
+    pub fn role_path(&self) -> Option<String> {
+        match self {
+            Self::Kubernetes { mount, role, .. } | Self::Jwt { mount, role, .. } => {
+                Some(format!("auth/{mount}/role/{role}"))
+            }
+            Self::Cert { mount, role } => Some(format!("auth/{mount}/certs/{role}")),
+            Self::AppRole { .. } | Self::TokenFile { .. } => None,
         }
     }
 

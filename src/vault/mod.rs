@@ -5,6 +5,7 @@ mod connection;
 mod error;
 mod list;
 mod login;
+mod rights;
 mod session;
 mod tls;
 mod token;

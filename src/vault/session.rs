@@ -50,6 +50,14 @@ impl Session {
         self.token.borrow().clone().map_err(Error::NotLoggedIn)
     }
 
+    /// Waits until there is a login that was not there at the last call, or that was renewed or lost since.
+    pub async fn changed(&mut self) {
+        if self.token.changed().await.is_err() {
+            // The task that keeps the login has ended: there will be none.
+            std::future::pending().await
+        }
+    }
+
     /// Says that Vault did not accept the token for a call: it may have been revoked.
     pub fn doubt(&self) {
         self.doubt.notify_one();

@@ -238,6 +238,15 @@ impl TokenStore {
     }
 
     async fn call<E: Endpoint>(&self, endpoint: &E, wrap_ttl: Option<Duration>) -> Result<Answer, Error> {
+        let answer = self.ask(endpoint, wrap_ttl).await;
+        if answer.as_ref().is_err_and(Error::is_forbidden) {
+            self.session.doubt();
+        }
+        answer
+    }
+
+    /// A call whose refusal says nothing of the login.
+    pub(super) async fn ask<E: Endpoint>(&self, endpoint: &E, wrap_ttl: Option<Duration>) -> Result<Answer, Error> {
         if let Some(why) = self.breaker.open() {
             return Err(Error::Away(why));
         }
@@ -245,9 +254,6 @@ impl TokenStore {
         let answer = self.connection.call(endpoint, Some(&token), wrap_ttl).await;
         if let Err(error) = &answer {
             self.breaker.note(error);
-            if error.is_forbidden() {
-                self.session.doubt();
-            }
         }
         answer
     }

@@ -361,6 +361,7 @@ async fn a_vault_namespace_has_all_that_the_operator_needs() {
         ("VAULT_NAMESPACE", "tenant"),
     ];
     cluster.system.start_operator(&settings).await.expect("the operator starts");
+    cluster.until_healthy("vault rights: as needed").await;
     let namespace = cluster.namespace("vault-namespace").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init_with(&pod, &[("VAULT_NAMESPACE", "tenant")]).await;

@@ -19,6 +19,7 @@ mod life;
 mod login;
 mod outage;
 mod push;
+mod rights;
 mod sealed;
 mod secrecy;
 mod support;
