@@ -18,6 +18,8 @@ use testbed::project;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Subject};
 
+/// The admission policies.
+pub const ADMISSION: &str = "config/admission.yaml";
 /// How long the API server may take to go by what was written: nothing tells when it does.
 const SETTLING: Duration = Duration::from_secs(4);
 /// How long an attack may take that is not stopped.
@@ -83,7 +85,7 @@ impl Arena {
         let (admission, definitions) =
             (changed(|off| matches!(off, Off::Admission(_))), changed(|off| matches!(off, Off::Definition(_))));
         if admission {
-            self.apply_weakened("config/admission.yaml").await;
+            self.apply_weakened(ADMISSION).await;
         }
         if definitions {
             self.apply_weakened("crds/vaultproject.io.yaml").await;
@@ -123,6 +125,14 @@ impl Arena {
         tokio::time::sleep(SETTLING).await;
         let settings = self.state().settings.clone().unwrap_or_default();
         self.restart(&settings).await;
+    }
+
+    /// Turns all of the admission policies' rules on again for some time.
+    pub async fn arm(&self) {
+        let off = std::mem::take(&mut self.state().off);
+        self.apply_weakened(ADMISSION).await;
+        self.state().off = off;
+        self.settled().await;
     }
 
     /// Applies a manifest without the rules whose stops are off.
@@ -253,7 +263,7 @@ impl Arena {
         change(&mut request);
         let text = |pointer: &str| request.pointer(pointer).and_then(Value::as_str).expect("a text").to_owned();
         let asked = Asked { namespace: text("/metadata/namespace"), name: text("/metadata/name"), key };
-        let let_in = self.let_in("created", async || who.creates(&request).await).await;
+        let let_in = self.let_in("created\n", async || who.creates(&request).await).await;
         let_in.then_some(asked)
     }
 
@@ -395,7 +405,10 @@ pub struct Asked {
 /// Whether the operator has said no.
 pub fn is_refused(request: &VaultTokenRequest) -> bool {
     let held = ["AdmissionLacking", "PodCompromised", "DeliveryForgotten"];
-    matches!(request.phase(), Phase::Denied | Phase::Failed | Phase::Revoked) || held.contains(&reason(request))
+    // An operator that has just been started looks first.
+    let looks = message(request).contains("waiting to see whether");
+    matches!(request.phase(), Phase::Denied | Phase::Failed | Phase::Revoked)
+        || held.contains(&reason(request)) && !looks
 }
 
 /// All that the conditions of a request say.

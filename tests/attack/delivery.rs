@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject, seal};
 use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
@@ -161,43 +162,56 @@ async fn answer_without_receipt(taken: Taken, outcome: Outcome) {
     taken.answer("200 OK", &serde_json::to_string(&answer).expect("JSON")).await;
 }
 
-/// An init container that is played here, because its key must be known to whoever breaks the seal.
-async fn intercepted(arena: &Arena) -> (PodHandle, SecretString) {
+/// An init container that is played here, because its key must be known to whoever breaks the seal: its wrapping token is used by
+/// somebody else, and it says so. Gives the pod, the stolen token, and the request once it is clear what follows.
+async fn intercepted(arena: &Arena) -> (PodHandle, SecretString, VaultTokenRequest) {
     let namespace = arena.namespace(&["shop-read"]).await;
     let pod = arena.pod(&namespace, "web", "shop-read").await;
     let listener = Rogue::at(&pod).await;
     let key = OneTimeKey::generate().expect("a key");
     arena.cluster.ask(&pod, |request| request["spec"]["publicKey"] = json!(key.public())).await;
     arena.report(&pod).await;
-    let taken = listener.takes().await.expect("a push");
-    let request = arena.request(&pod).await.expect("a request");
-    let request_uid = request.metadata.uid.as_deref().expect("a UID");
-    let attempt = taken.push.attempt;
-    let subject = Subject { request_uid, pod_uid: &pod.uid, attempt };
-    let parcel = key.open(&taken.push.sealed, subject).expect("it opens");
-    let stolen = arena.unwrap(&parcel.wrapping_token).await.expect("a token");
-    let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
-    let plain =
-        Answer { attempt, outcome: Outcome::Intercepted, message: String::new(), refused: 0, mac: String::new() };
-    taken.answer("200 OK", &serde_json::to_string(&receipt.sign(subject, plain)).expect("JSON")).await;
-    (pod, stolen)
+    let request_uid = arena.request(&pod).await.and_then(|request| request.metadata.uid).expect("a UID");
+    let stolen = Mutex::new(None);
+    // Vault may show a wrapping token for a moment more that is used, and the operator asks again then.
+    let answers = async {
+        loop {
+            let Some(taken) = listener.takes().await else { continue };
+            let attempt = taken.push.attempt;
+            let subject = Subject { request_uid: &request_uid, pod_uid: &pod.uid, attempt };
+            let parcel = key.open(&taken.push.sealed, subject).expect("it opens");
+            let mut stolen = stolen.lock().await;
+            if stolen.is_none() {
+                *stolen = Some(arena.unwrap(&parcel.wrapping_token).await.expect("a token"));
+            }
+            let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+            let (outcome, message) = (Outcome::Intercepted, String::new());
+            let plain = Answer { attempt, outcome, message, refused: 0, mac: String::new() };
+            taken.answer("200 OK", &serde_json::to_string(&receipt.sign(subject, plain)).expect("JSON")).await;
+        }
+    };
+    let follows = |request: &VaultTokenRequest| {
+        request.is_compromised() || request.status.as_ref().is_some_and(|status| status.attempts > 1)
+    };
+    let request = tokio::select! {
+        request = arena.until(&pod, "what follows", follows) => request,
+        () = answers => unreachable!("it answers for ever"),
+    };
+    let stolen = stolen.into_inner().expect("a token");
+    (pod, stolen, request)
 }
 
 /// Whoever got a wrapping token has used it, and wants that nobody hears of it.
 pub async fn a_wrapping_token_used_first_and_unnoticed(arena: &Arena) -> bool {
-    let (pod, stolen) = intercepted(arena).await;
-    let again = |request: &VaultTokenRequest| {
-        request.is_compromised() || request.status.as_ref().is_some_and(|status| status.attempts > 1)
-    };
-    let request = arena.until(&pod, "what follows", again).await;
+    let (_, stolen, request) = intercepted(arena).await;
     assert!(!arena.cluster.accepts(&stolen).await, "the token is revoked in any case");
     !request.is_compromised()
 }
 
 /// Whoever could use one wrapping token of a pod, and waits for the next.
 pub async fn a_second_token_for_whoever_has_intercepted_one(arena: &Arena) -> bool {
-    let (pod, _) = intercepted(arena).await;
-    arena.until(&pod, "alarm", VaultTokenRequest::is_compromised).await;
+    let (pod, _, request) = intercepted(arena).await;
+    assert!(request.is_compromised(), "the alarm");
     let who = arena.who(&pod.namespace, Some(&pod)).await;
     let second = |request: &mut Value| request["metadata"]["name"] = json!(request_name("web", &pod.uid, 1));
     let asked = arena.ask(&who, &pod, second).await.expect("its own request");
@@ -216,7 +230,7 @@ pub async fn the_next_owner_of_a_pods_address(arena: &Arena) -> bool {
     let attacker = PodHandle { address: victim.address, ..arena.pod(&namespace, "attacker", "").await };
     let listener = Rogue::at(&attacker).await;
     arena.report(&attacker).await;
-    match listener.takes().await {
+    match listener.takes_unless_refused(arena, &victim).await {
         Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
         None => false,
     }
@@ -230,7 +244,7 @@ pub async fn a_listener_on_the_node_of_a_pod(arena: &Arena) -> bool {
     let listener = Rogue::at(&pod).await;
     arena.cluster.ask(&pod, |_| ()).await;
     arena.report(&pod).await;
-    match listener.takes().await {
+    match listener.takes_unless_refused(arena, &pod).await {
         Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
         None => false,
     }
@@ -251,7 +265,10 @@ pub async fn an_address_of_something_else(arena: &Arena) -> bool {
     let listener = TcpListener::bind((other, INIT_PORT)).await.expect("an address");
     arena.cluster.ask(&pod, |_| ()).await;
     arena.report(&PodHandle { address: other, ..pod.clone() }).await;
-    tokio::time::timeout(Duration::from_secs(6), listener.accept()).await.is_ok()
+    tokio::select! {
+        _ = listener.accept() => true,
+        _ = arena.until(&pod, "call", crate::arena::is_refused) => false,
+    }
 }
 
 pub async fn a_redirect_to_somebody_else(arena: &Arena) -> bool {
@@ -336,7 +353,7 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
                         let begun = stream.write_all(b"POST ").await;
                         let _ended = (begun, stream.read(&mut byte).await);
                     }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             })
         })
@@ -362,12 +379,12 @@ pub async fn a_key_of_the_attackers_own_in_a_request_by_hand(arena: &Arena) -> b
     request["spec"]["publicKey"] = json!(key.public());
     // He reads along between the operator and the pod.
     let between = Rogue::at(&victim).await;
-    if !arena.let_in("created", async || who.creates(&request).await).await {
+    if !arena.let_in("created\n", async || who.creates(&request).await).await {
         return false;
     }
     let request = arena.request(&victim).await.expect("a request");
     let (request_uid, pod_uid) = (request.metadata.uid.as_deref().expect("a UID"), victim.uid.as_str());
-    let Some(Taken { push, .. }) = between.takes().await else { return false };
+    let Some(Taken { push, .. }) = between.takes_unless_refused(arena, &victim).await else { return false };
     let parcel = key.open(&push.sealed, Subject { request_uid, pod_uid, attempt: push.attempt }).expect("it opens");
     match arena.unwrap(&parcel.wrapping_token).await {
         Some(token) => arena.cluster.accepts(&token).await,

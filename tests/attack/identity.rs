@@ -1,6 +1,6 @@
 //! Somebody asks in another's name, or changes what others have asked for.
 
-use crate::arena::{Arena, Asked, is_refused, note};
+use crate::arena::{ADMISSION, Arena, Asked, is_refused, note};
 use crate::support::{LIMIT, reason};
 use crate::who::powerful;
 use serde_json::{Value, json};
@@ -67,8 +67,17 @@ pub async fn a_request_that_goes_with_somebody_elses_pod(arena: &Arena) -> bool 
 pub async fn a_forged_status_that_names_anothers_token(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;
+    // While the policy is weakened, no token is made at all: these are older.
+    let weakened = arena.is_off(&crate::stops::ADMISSION_UPDATE);
+    if weakened {
+        arena.arm().await;
+    }
     let (victim, token) = arena.delivered(&namespace, "victim", "shop-read").await;
     let (attacker, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
+    if weakened {
+        arena.apply_weakened(ADMISSION).await;
+        arena.settled().await;
+    }
     let who = arena.who(&namespace, Some(&attacker)).await;
     let victims = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
     let forged = json!({ "status": { "tokenAccessor": victims.token_accessor } });
@@ -191,7 +200,7 @@ pub async fn more_requests_than_a_pod_has_names_for(arena: &Arena) -> bool {
 /// Takes the policy's binding away, or puts it back as it was.
 async fn bound(arena: &Arena, bound: bool) {
     match bound {
-        true => arena.apply_weakened("config/admission.yaml").await,
+        true => arena.apply_weakened(ADMISSION).await,
         false => {
             let gone = ["delete", "validatingadmissionpolicybinding", "vault-token-requests"];
             let said = arena.cluster.kubectl(&gone).await;

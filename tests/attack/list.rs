@@ -40,14 +40,14 @@ attacks! {
     identity::a_request_in_another_pods_name: "a pod", "a request in another pod's name, with a key of its own",
         [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED];
     identity::a_request_with_ones_own_uid_and_anothers_name: "a pod", "a request with its own UID and another pod's name",
-        [ADMISSION_CREATE, POD_UID];
+        [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED, POD_UID];
     identity::a_token_of_the_service_account_that_is_bound_to_no_pod: "whoever has a token of a service account that is bound to no pod",
         "a request in a pod's name", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED];
     identity::a_pod_of_another_namespace_that_may_ask_here: "a pod of another namespace that may create requests here",
         "a request in a pod's name", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED];
     delivery::a_key_of_the_attackers_own_in_a_request_by_hand: "a pod that reads along on the network",
         "a request by hand in another pod's name, with a key of its own", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED];
-    identity::a_request_without_a_finalizer: "a pod", "a request whose deletion revokes nothing", [ADMISSION_FINALIZER, FINALIZER_REQUIRED];
+    identity::a_request_without_a_finalizer: "a pod", "a request whose deletion revokes nothing", [ADMISSION_FINALIZER, ADMISSION_COMPARED, FINALIZER_REQUIRED];
     identity::a_request_that_goes_with_somebody_elses_pod: "a pod", "a request that is deleted with another object", [ADMISSION_OWNERS];
     identity::a_forged_status_that_names_anothers_token: "a workload with every verb on requests", "a forged status, to have another's token revoked",
         [ADMISSION_UPDATE, STATUS_OWNED];
@@ -102,7 +102,7 @@ attacks! {
     delivery::a_redirect_to_somebody_else: "whoever answers at a pod's address", "a redirect to somebody else", [NO_REDIRECT];
     delivery::an_answer_without_end: "whoever answers at a pod's address", "an answer without end", [ANSWER_BOUND];
     delivery::an_answer_that_never_comes_to_its_end: "whoever answers at a pod's address", "an answer of one byte a second", [PUSH_TIMEOUT];
-    delivery::idle_connections_in_every_place: "whoever reaches the init port", "idle connections in every place", [PER_PEER];
+    delivery::idle_connections_in_every_place: "whoever reaches the init port", "idle connections in every place", [PER_PEER, RECEIVE];
 
     vault::a_vault_that_gives_other_policies_than_asked: "whoever may change the token role", "a token with another policy set than asked for", [TOKEN_CHECKED];
     vault::a_token_that_renews_itself: "a token whose request nobody knows", "to renew itself for ever", [BASE_POLICY];

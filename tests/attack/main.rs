@@ -22,7 +22,9 @@ mod vault;
 mod who;
 
 use arena::Arena;
+use futures::FutureExt;
 use list::{ALL, Attack};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -36,12 +38,15 @@ async fn main() -> ExitCode {
     let attacks: Vec<_> =
         ALL.iter().filter(|attack| chosen.as_ref().is_none_or(|name| attack.name.contains(name))).collect();
     let (mut succeeded, mut idle, mut explained, mut apart) = (Vec::new(), Vec::new(), 0, Vec::new());
+    let mut broken = Vec::new();
 
     report::line("attacks on the product ...");
     let arena = Arena::new(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
     for attack in &attacks {
-        if tried(&arena, attack, &[]).await {
-            succeeded.push(attack.name);
+        match tried(&arena, attack, &[]).await {
+            Some(true) => succeeded.push(attack.name),
+            Some(false) => {}
+            None => broken.push(attack.name),
         }
         let (count, differing) = arena.explained().await;
         explained += count;
@@ -51,24 +56,29 @@ async fn main() -> ExitCode {
 
     report::line("attacks on a build whose stops can be turned off ...");
     let arena = Arena::new(&weakened().await).await;
-    for attack in &attacks {
-        let several = if attack.stops.len() > 1 { attack.stops } else { &[] };
-        for stop in several {
-            let others: Vec<_> = attack.stops.iter().copied().filter(|other| other != stop).collect();
-            if tried(&arena, attack, &others).await {
-                idle.push(format!("{}: {} does not stop it alone", attack.name, stop.name));
+    let mut runs: Vec<_> = attacks.iter().flat_map(|attack| variants(attack)).collect();
+    // What the API server enforces takes some seconds to be turned off or on.
+    runs.sort_by_key(|(_, off)| {
+        names(&off.iter().copied().filter(|stop| stop.is_in_the_api_server()).collect::<Vec<_>>())
+    });
+    for (attack, off) in runs {
+        let left: Vec<_> = attack.stops.iter().copied().filter(|stop| !off.contains(stop)).collect();
+        match (tried(&arena, attack, &off).await, left.is_empty()) {
+            (Some(true), true) | (Some(false), false) => {}
+            (Some(true), false) => idle.push(format!("{}: {} does not stop it alone", attack.name, names(&left))),
+            (Some(false), true) => {
+                idle.push(format!("{}: it fails just the same without {}", attack.name, names(&off)))
             }
-        }
-        if !tried(&arena, attack, attack.stops).await {
-            let names: Vec<_> = attack.stops.iter().map(|stop| stop.name).collect();
-            idle.push(format!("{}: it fails just the same without {}", attack.name, names.join(", ")));
+            (None, _) => broken.push(attack.name),
         }
     }
     arena.cluster.system.stop().await.expect("stopped");
 
     table(&attacks);
-    for line in succeeded.iter().map(|name| format!("SUCCEEDED: {name}")).chain(idle.iter().chain(&apart).cloned()) {
-        report::output(&line);
+    let marked =
+        |mark: &'static str, names: &[&str]| names.iter().map(|name| format!("{mark}: {name}")).collect::<Vec<_>>();
+    for line in marked("SUCCEEDED", &succeeded).iter().chain(&marked("BROKEN", &broken)).chain(&idle).chain(&apart) {
+        report::output(line);
     }
     let unused: Vec<_> = stops::ALL
         .iter()
@@ -85,19 +95,39 @@ async fn main() -> ExitCode {
         succeeded.len(),
         idle.len()
     ));
-    if succeeded.is_empty() && idle.is_empty() && apart.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if succeeded.is_empty() && idle.is_empty() && apart.is_empty() && broken.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
-/// Tries an attack with these stops off; gives whether it succeeded.
-async fn tried(arena: &Arena, attack: &Attack, off: &[&'static Stop]) -> bool {
+/// The stops to turn off, one set after the other: all but each of them, and all.
+fn variants(attack: &'static Attack) -> Vec<(&'static Attack, Vec<&'static Stop>)> {
+    let but = |stop: &Stop| attack.stops.iter().copied().filter(|other| *other != stop).collect::<Vec<_>>();
+    let several = attack.stops.iter().filter(|_| attack.stops.len() > 1);
+    several.map(|stop| but(stop)).chain([attack.stops.to_vec()]).map(|off| (attack, off)).collect()
+}
+
+/// Tries an attack with these stops off; gives whether it succeeded, or nothing if it came to no end.
+async fn tried(arena: &Arena, attack: &Attack, off: &[&'static Stop]) -> Option<bool> {
     arena.prepare(off, attack.settings).await;
     let begun = Instant::now();
-    let succeeded = (attack.run)(arena).await;
-    let (how, names) =
-        (if succeeded { "succeeds" } else { "fails" }, off.iter().map(|stop| stop.name).collect::<Vec<_>>().join(", "));
-    let without = if names.is_empty() { String::new() } else { format!(" without {names}") };
+    // One that breaks hides none of the others.
+    let succeeded = AssertUnwindSafe((attack.run)(arena)).catch_unwind().await.ok();
+    let how = match succeeded {
+        Some(true) => "succeeds",
+        Some(false) => "fails",
+        None => "BREAKS",
+    };
+    let without = if off.is_empty() { String::new() } else { format!(" without {}", names(off)) };
     report::line(&format!("  {}: {how}{without} ({:.1} s)", attack.name, begun.elapsed().as_secs_f64()));
     succeeded
+}
+
+/// The names of stops, for people.
+fn names(stops: &[&Stop]) -> String {
+    stops.iter().map(|stop| stop.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Builds the product so that its stops can be turned off.

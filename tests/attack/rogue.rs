@@ -1,6 +1,6 @@
 //! Somebody else who listens where an init container should, or between it and the operator.
 
-use crate::arena::{Arena, note};
+use crate::arena::{Arena, is_refused, note};
 use std::time::Duration;
 use testbed::kubelet::PodHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +27,14 @@ impl Rogue {
     /// The next push; `None` if none comes.
     pub async fn takes(&self) -> Option<Taken> {
         tokio::time::timeout(LIMIT, self.take()).await.ok()
+    }
+
+    /// The next push about a pod's first request; `None` once that is refused.
+    pub async fn takes_unless_refused(&self, arena: &Arena, pod: &PodHandle) -> Option<Taken> {
+        tokio::select! {
+            taken = self.take() => Some(taken),
+            _ = arena.until(pod, "push", is_refused) => None,
+        }
     }
 
     async fn take(&self) -> Taken {

@@ -194,6 +194,9 @@ stops! {
     PER_PEER: "per-peer", "one address has eight places at the init container's port", Code(&[
         ("src/http.rs", "        if *count >= most {", "        if !OFF && *count >= most {"),
     ]);
+    RECEIVE: "receive", "whoever is slower than two seconds loses his place at the init container's port", Code(&[
+        ("src/http.rs", ".header_read_timeout(limits.receive)", ".header_read_timeout(if OFF { limits.exchange } else { limits.receive })"),
+    ]);
     CREATION_PATH: "creation-path", "the init container opens what a token's creation at the operator's path has wrapped, and nothing else", Code(&[
         ("src/init/receive.rs", "if info.creation_path != parcel.creation_path || !info.creation_path.starts_with(CREATION_PREFIX) {",
             "if !OFF && (info.creation_path != parcel.creation_path || !info.creation_path.starts_with(CREATION_PREFIX)) {"),

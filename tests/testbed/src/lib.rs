@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod bed;
 pub mod churn;
 pub mod components;

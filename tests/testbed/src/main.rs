@@ -38,6 +38,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Attack the product, and a build of it whose stops are turned off one by one; print what stopped which attack.
+    Attack {
+        /// Only those whose names have this in them
+        name: Option<String>,
+    },
     /// Kill the operator at named points, again and again, while pods come and go; print what was lost (nothing).
     Crash {
         /// A hundred kills instead of a thousand
@@ -84,6 +89,7 @@ fn run(command: Command) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let mut stop = StopSignal::new()?;
         match command {
+            Command::Attack { name } => stop.interrupts(testbed::attack::run(name)).await,
             Command::Churn { short } => stop.interrupts(testbed::churn::run(short)).await,
             Command::Components => stop.interrupts(print_components()).await,
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
