@@ -74,7 +74,12 @@ async fn main() -> ExitCode {
     }
     arena.cluster.system.stop().await.expect("stopped");
 
-    table(&attacks);
+    let table = table(&attacks);
+    report::output(&table);
+    let model = std::fs::read_to_string(testbed::project::root().join("docs/threat-model.md")).expect("a document");
+    if chosen.is_none() && !model.contains(&table) {
+        broken.push("docs/threat-model.md has another table than this one");
+    }
     let marked =
         |mark: &'static str, names: &[&str]| names.iter().map(|name| format!("{mark}: {name}")).collect::<Vec<_>>();
     for line in marked("SUCCEEDED", &succeeded).iter().chain(&marked("BROKEN", &broken)).chain(&idle).chain(&apart) {
@@ -152,10 +157,11 @@ async fn weakened() -> PathBuf {
 }
 
 /// The table of `docs/threat-model.md`.
-fn table(attacks: &[&Attack]) {
-    report::output("| who | tries | stopped by | attack |\n|---|---|---|---|");
+fn table(attacks: &[&Attack]) -> String {
+    let mut text = "| who | tries | stopped by | attack |\n|---|---|---|---|\n".to_owned();
     for Attack { name, who, tries, stops, .. } in attacks {
         let stops: Vec<_> = stops.iter().map(|stop| stop.what).collect();
-        report::output(&format!("| {who} | {tries} | {} | `{name}` |", stops.join("; ")));
+        text.push_str(&format!("| {who} | {tries} | {} | `{name}` |\n", stops.join("; ")));
     }
+    text
 }
