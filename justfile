@@ -39,6 +39,10 @@ simulate schedules="1000000":
 bugs:
     tests/simulation/bugs/run
 
+# Attacks the product, and a build of it whose stops are turned off one by one (about ten minutes).
+attack *arguments:
+    cargo testbed attack {{ arguments }}
+
 # Kills the operator a thousand times at named points (about half an hour); --short is what CI does.
 crash *arguments:
     cargo testbed crash {{ arguments }}

@@ -108,7 +108,8 @@ impl Arena {
         }
     }
 
-    async fn restart(&self, settings: &[(&str, &str)]) {
+    /// Starts the operator anew with these further settings.
+    pub async fn restart(&self, settings: &[(&str, &str)]) {
         self.cluster.system.kill_operator();
         let mut all = SETTINGS.to_vec();
         let switch = self.switch.to_string_lossy().into_owned();
@@ -127,12 +128,27 @@ impl Arena {
         self.restart(&settings).await;
     }
 
-    /// Turns all of the admission policies' rules on again for some time.
+    /// Turns all rules of the admission policies on until [`Arena::disarm`]: while one is off, the operator makes no token.
     pub async fn arm(&self) {
-        let off = std::mem::take(&mut self.state().off);
-        self.apply_weakened(ADMISSION).await;
-        self.state().off = off;
-        self.settled().await;
+        if self.is_weakened() {
+            let off = std::mem::take(&mut self.state().off);
+            self.apply_weakened(ADMISSION).await;
+            self.state().off = off;
+            self.settled().await;
+        }
+    }
+
+    /// Turns those off again that are to be off.
+    pub async fn disarm(&self) {
+        if self.is_weakened() {
+            self.apply_weakened(ADMISSION).await;
+            self.settled().await;
+        }
+    }
+
+    /// Whether a rule of the admission policies is off.
+    fn is_weakened(&self) -> bool {
+        self.state().off.iter().any(|stop| matches!(stop.off, Off::Admission(_)))
     }
 
     /// Applies a manifest without the rules whose stops are off.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Mutex;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject, seal};
@@ -118,9 +118,10 @@ pub async fn a_token_of_the_attackers_own_planted(arena: &Arena) -> bool {
 
 /// A push that was held back, and is passed off as a later one.
 pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
-    let Detour { pod, between, .. } = detour(arena).await;
+    let Detour { pod, between, init: _runs } = detour(arena).await;
     let Taken { push: old, stream } = between.takes().await.expect("a push");
-    drop(stream);
+    // Nobody is there any more, so the attempt is given up.
+    drop((stream, between));
     let second = |request: &VaultTokenRequest| {
         request.phase() == Phase::Issued && request.status.as_ref().is_some_and(|status| status.attempts > old.attempt)
     };
@@ -347,7 +348,10 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
         .map(|_| {
             tokio::spawn(async move {
                 loop {
-                    if let Ok(mut stream) = TcpStream::connect(place).await {
+                    // From an address that is not the operator's.
+                    let socket = TcpSocket::new_v4().expect("a socket");
+                    socket.bind(([127, 0, 0, 201], 0).into()).expect("bound");
+                    if let Ok(mut stream) = socket.connect(place).await {
                         let mut byte = [0];
                         // Something of a request, so that it is worth waiting for the rest.
                         let begun = stream.write_all(b"POST ").await;

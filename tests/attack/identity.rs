@@ -67,17 +67,10 @@ pub async fn a_request_that_goes_with_somebody_elses_pod(arena: &Arena) -> bool 
 pub async fn a_forged_status_that_names_anothers_token(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;
-    // While the policy is weakened, no token is made at all: these are older.
-    let weakened = arena.is_off(&crate::stops::ADMISSION_UPDATE);
-    if weakened {
-        arena.arm().await;
-    }
+    arena.arm().await;
     let (victim, token) = arena.delivered(&namespace, "victim", "shop-read").await;
     let (attacker, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
-    if weakened {
-        arena.apply_weakened(ADMISSION).await;
-        arena.settled().await;
-    }
+    arena.disarm().await;
     let who = arena.who(&namespace, Some(&attacker)).await;
     let victims = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
     let forged = json!({ "status": { "tokenAccessor": victims.token_accessor } });
@@ -120,7 +113,9 @@ pub async fn a_key_put_into_anothers_request(arena: &Arena) -> bool {
 pub async fn a_finalizer_taken_off(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;
+    arena.arm().await;
     let (pod, _) = arena.delivered(&namespace, "web", "shop-read").await;
+    arena.disarm().await;
     let who = arena.who(&namespace, Some(&pod)).await;
     let name = request_name("web", &pod.uid, 0);
     let patch = json!({ "metadata": { "finalizers": null } });
@@ -130,7 +125,9 @@ pub async fn a_finalizer_taken_off(arena: &Arena) -> bool {
 pub async fn anothers_request_deleted(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;
+    arena.arm().await;
     let (victim, token) = arena.delivered(&namespace, "web", "shop-read").await;
+    arena.disarm().await;
     let attacker = arena.pod(&namespace, "attacker", "").await;
     let who = arena.who(&namespace, Some(&attacker)).await;
     let name = request_name("web", &victim.uid, 0);

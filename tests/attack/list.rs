@@ -104,7 +104,7 @@ attacks! {
     delivery::an_answer_that_never_comes_to_its_end: "whoever answers at a pod's address", "an answer of one byte a second", [PUSH_TIMEOUT];
     delivery::idle_connections_in_every_place: "whoever reaches the init port", "idle connections in every place", [PER_PEER, RECEIVE];
 
-    vault::a_vault_that_gives_other_policies_than_asked: "whoever may change the token role", "a token with another policy set than asked for", [TOKEN_CHECKED];
+    vault::a_vault_that_gives_other_policies_than_asked: "a Vault that answers otherwise than it should, or what stands before it", "a token with another policy set than asked for", [TOKEN_CHECKED];
     vault::a_token_that_renews_itself: "a token whose request nobody knows", "to renew itself for ever", [BASE_POLICY];
     vault::tokens_beside_the_token_roles: "whoever has the operator's Vault token", "tokens beside the token roles", [OPERATOR_POLICY];
     vault::the_operators_own_rights_for_a_token_that_outlives_its_login: "whoever has the operator's Vault token", "a token with the operator's rights", [TOKEN_ROLE];

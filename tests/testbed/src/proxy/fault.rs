@@ -35,6 +35,8 @@ pub enum Fault {
     Slow(Duration),
     /// It is answered as the first call of its path was that met this: an API server whose cache has stood still since.
     Stale,
+    /// It passes with the second text in its body wherever the first one was.
+    Rewritten(&'static str, &'static str),
     /// It passes, and the events that it brings do not come as they are.
     Watch(WatchFault),
 }

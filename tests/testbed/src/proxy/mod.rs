@@ -186,6 +186,10 @@ impl Link {
             Fault::Stale => return self.stale_answer(&call, head.headers, body).await,
             _ => {}
         }
+        let body = match fault {
+            Fault::Rewritten(text, instead) => String::from_utf8_lossy(&body).replace(text, instead).into(),
+            _ => body,
+        };
         let response = self.pass_on(&call, head.headers, body).await?;
         let (status, headers) = (response.status(), passed(response.headers()));
         let bytes: ByteStream = response.bytes_stream().map_err(io::Error::other).boxed();
