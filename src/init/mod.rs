@@ -1,11 +1,13 @@
 //! The init container: asks for its pod's token, receives it, writes it down, and ends.
 
 mod identity;
+mod intake;
 mod receive;
 mod requests;
 mod settings;
 mod store;
 
+pub use intake::{Intake, Opened, Refusal};
 pub use settings::{Arguments, Settings};
 
 use crate::api::{ConditionType, Delivery, Phase, VaultTokenRequest, VaultTokenRequestStatus};
@@ -17,6 +19,7 @@ use crate::wire::MAX_MESSAGE;
 use bytes::Bytes;
 use http_body_util::Full;
 use identity::Identity;
+use kube::ResourceExt;
 use receive::{Receiver, Verdict};
 use requests::{Asked, Requests};
 use std::net::SocketAddr;
@@ -85,7 +88,8 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let asked = Asked { init_container: &settings.container_name, public_key: key.public(), port };
     let (request, older) = requests.create(&asked).await?;
     tracing::info!(request = request.metadata.name, port, "asked for a token");
-    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, key, &request, older));
+    let intake = Intake::new(key, &request, older);
+    let receiver = Arc::new(Receiver::new(settings.vault.clone(), requests, store, intake, request.name_any()));
     let serving = listener.map(|(listener, _)| {
         let receiver = receiver.clone();
         tokio::spawn(serve(listener, LIMITS, move |request| answered(receiver.clone(), request)))

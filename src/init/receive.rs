@@ -1,18 +1,17 @@
 //! The receiving end: what is accepted of a push, and what a look at one's own request means for the files.
 
+use super::intake::{Intake, Opened, Refusal};
 use super::requests::Requests;
 use super::store::Store;
 use super::words;
 use crate::api::{Phase, VaultTokenRequest};
-use crate::seal::{OneTimeKey, Receipt, Subject};
 use crate::vault::{Connection, Unwrapped};
-use crate::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
+use crate::wire::{Answer, Outcome, Parcel};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{Mutex, Notify};
 
@@ -27,12 +26,9 @@ pub struct Receiver {
     vault: Connection,
     requests: Requests,
     store: Store,
-    key: OneTimeKey,
+    intake: Intake,
+    /// The request's name.
     name: String,
-    uid: String,
-    pod_uid: String,
-    /// UIDs of the pod's older requests, which the operator may still try to answer.
-    older: HashSet<String>,
     /// Whoever touches the files holds the lock, and looks at the request under it.
     state: Mutex<State>,
     stored: Notify,
@@ -68,28 +64,10 @@ pub enum Verdict {
 }
 
 impl Receiver {
-    /// Takes what is sealed to `key` for `request`. `older` are the UIDs of the pod's older ones.
-    pub fn new(
-        vault: Connection,
-        requests: Requests,
-        store: Store,
-        key: OneTimeKey,
-        request: &VaultTokenRequest,
-        older: HashSet<String>,
-    ) -> Self {
-        Self {
-            vault,
-            requests,
-            store,
-            key,
-            name: request.name_any(),
-            uid: request.uid().unwrap_or_default(),
-            pod_uid: request.spec.pod_uid.clone(),
-            older,
-            state: Mutex::default(),
-            stored: Notify::new(),
-            refused: AtomicU32::new(0),
-        }
+    /// Takes what `intake` opens, for the request of this name.
+    pub fn new(vault: Connection, requests: Requests, store: Store, intake: Intake, name: String) -> Self {
+        let (state, stored, refused) = (Mutex::default(), Notify::new(), AtomicU32::new(0));
+        Self { vault, requests, store, intake, name, state, stored, refused }
     }
 
     /// Waits until a token was stored.
@@ -99,37 +77,23 @@ impl Receiver {
 
     /// Answers one HTTP request.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Full<Bytes>> {
-        if request.uri().path() != PUSH_PATH {
-            return text(StatusCode::NOT_FOUND, "there is nothing here");
-        }
-        if request.method() != Method::POST {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood");
-        }
-        let Ok(push) = serde_json::from_slice::<Push>(request.body()) else {
-            return self.refuse(StatusCode::BAD_REQUEST, "this is not a push");
-        };
-        if self.older.contains(&push.request_uid) {
-            return text(StatusCode::CONFLICT, "that request was made by an init container that is gone");
-        }
-        if push.request_uid != self.uid {
-            return self.refuse(StatusCode::CONFLICT, "this is not the request that waits here");
-        }
-        let Some((parcel, receipt)) = self.open(push.attempt, &push.sealed) else {
-            return self.refuse(StatusCode::FORBIDDEN, "this is not sealed for the request that waits here");
+        let opened = match self.intake.admit(&request) {
+            Ok(opened) => opened,
+            Err(Refusal { status, why, foreign }) => {
+                // The wait goes on.
+                if foreign {
+                    self.count_refused(why);
+                }
+                return text(status, why);
+            }
         };
         let mut state = self.state.lock().await;
         let request = self.current().await;
-        let answer = self.take(request, push.attempt, &parcel, &receipt, &mut state).await;
+        let answer = self.take(request, &opened, &mut state).await;
         match serde_json::to_vec(&answer) {
             Ok(body) => Response::new(Full::new(Bytes::from(body))),
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"),
         }
-    }
-
-    /// Something that is not the operator's; the wait goes on.
-    fn refuse(&self, status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
-        self.count_refused(why);
-        text(status, why)
     }
 
     fn count_refused(&self, why: &str) {
@@ -137,34 +101,19 @@ impl Receiver {
         tracing::warn!(refused, "a push was refused: {why}");
     }
 
-    fn subject(&self, attempt: u32) -> Subject<'_> {
-        Subject { request_uid: &self.uid, pod_uid: &self.pod_uid, attempt }
-    }
-
-    fn open(&self, attempt: u32, sealed: &str) -> Option<(Parcel, Receipt)> {
-        let parcel = self.key.open(sealed, self.subject(attempt))?;
-        let receipt = Receipt::decode(parcel.receipt.expose_secret())?;
-        Some((parcel, receipt))
-    }
-
     /// The request as it is now, or what keeps it from being read.
     async fn current(&self) -> Result<VaultTokenRequest, String> {
         match self.requests.read(&self.name).await {
-            Ok(Some(request)) if request.uid().as_deref() == Some(&self.uid) => Ok(request),
+            Ok(Some(request)) if request.uid().as_deref() == Some(self.intake.uid()) => Ok(request),
             Ok(_) => Err("the request is gone".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
 
     /// Takes a parcel, and says under its receipt what became of it.
-    async fn take(
-        &self,
-        request: Result<VaultTokenRequest, String>,
-        attempt: u32,
-        parcel: &Parcel,
-        receipt: &Receipt,
-        state: &mut State,
-    ) -> Answer {
+    async fn take(&self, request: Result<VaultTokenRequest, String>, opened: &Opened, state: &mut State) -> Answer {
+        let Opened { attempt, parcel, receipt } = opened;
+        let attempt = *attempt;
         let taken = match request {
             Ok(request) => self.accept(&request, attempt, parcel, state).await,
             Err(message) => Err((Outcome::Unused, message)),
@@ -180,7 +129,7 @@ impl Receiver {
             }
         };
         let refused = self.refused.load(Ordering::Relaxed);
-        receipt.sign(self.subject(attempt), Answer { attempt, outcome, message, refused, mac: String::new() })
+        receipt.sign(self.intake.subject(attempt), Answer { attempt, outcome, message, refused, mac: String::new() })
     }
 
     /// I6: nothing is accepted that the request's status does not record. Whoever knows the request's public key can seal, so a seal
@@ -207,7 +156,7 @@ impl Receiver {
             return Err(lost("the wrapping token held another token than the one that the request records"));
         }
         // What the API server says names the token; this is for an operator that took one pod for another.
-        if unwrapped.metadata.get("pod_uid") != Some(&self.pod_uid) {
+        if unwrapped.metadata.get("pod_uid").map(String::as_str) != Some(self.intake.pod_uid()) {
             return Err(lost("the token was made for another pod"));
         }
         let answer = unwrapped.answer.bytes().to_vec();
@@ -246,7 +195,7 @@ impl Receiver {
         // true before it.
         let mut state = self.state.lock().await;
         let request = match self.requests.read(&self.name).await {
-            Ok(request) => request.filter(|request| request.uid().as_deref() == Some(&self.uid)),
+            Ok(request) => request.filter(|request| request.uid().as_deref() == Some(self.intake.uid())),
             Err(error) => return Verdict::Waiting(error.to_string()),
         };
         if let Some(request) = &request {
@@ -273,14 +222,14 @@ impl Receiver {
         let Some(status) = &request.status else { return };
         let Some(sealed) = status.sealed_token.as_ref().filter(|_| request.phase() == Phase::Issued) else { return };
         let attempt = status.attempts;
-        let Some((parcel, receipt)) = self.open(attempt, sealed) else {
+        let Some(opened) = self.intake.open(attempt, sealed) else {
             tracing::error!("status.sealedToken is not sealed for this request; only the operator may write it");
             return;
         };
-        if status.answer.as_ref().is_some_and(|answer| receipt.confirms(self.subject(attempt), answer)) {
+        if status.answer.as_ref().is_some_and(|answer| opened.receipt.confirms(self.intake.subject(attempt), answer)) {
             return;
         }
-        let answer = self.take(Ok(request.clone()), attempt, &parcel, &receipt, state).await;
+        let answer = self.take(Ok(request.clone()), &opened, state).await;
         if let Err(error) = self.requests.answer(request, &answer).await {
             tracing::warn!(%error, "cannot answer in the request's status yet; is the ClusterRole vault-token-requester-status bound?");
         }

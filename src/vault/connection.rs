@@ -1,12 +1,12 @@
 //! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
 
-use super::error::{Error, WORDLESS};
+use super::error::Error;
+use super::reply::Answer;
 use super::tls;
 use crate::text::one_line;
 use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use rustify::Endpoint;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use serde::Deserialize;
+use secrecy::{ExposeSecret, SecretString};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -180,7 +180,7 @@ impl Connection {
 
     async fn exchange(&self, request: reqwest::Request, path: String, longest: usize) -> Result<Answer, Error> {
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(&error))?;
-        let status = response.status();
+        let status = response.status().as_u16();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| Error::Unanswered(causes(&error)))? {
             if body.len() + chunk.len() > longest {
@@ -188,14 +188,7 @@ impl Connection {
             }
             body.extend_from_slice(&chunk);
         }
-        if status.is_success() {
-            return Ok(Answer(body.into()));
-        }
-        let messages = messages(&body);
-        Err(match status.as_u16() {
-            401 | 403 => Error::Forbidden { path: path.trim_start_matches('/').to_owned(), messages },
-            status => Error::Answered { status, messages },
-        })
+        Answer::read(status, &path, body)
     }
 
     fn request<E: Endpoint>(
@@ -243,40 +236,6 @@ impl Connection {
         } else {
             Error::Unanswered(causes(error))
         }
-    }
-}
-
-/// The body of an answer. It may hold tokens, so it cannot be printed and is zeroed when dropped.
-#[derive(Debug)]
-pub struct Answer(SecretSlice<u8>);
-
-impl Answer {
-    /// Reads the answer as JSON.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`], without a word of the body: a parser's message quotes what it could not read.
-    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
-        serde_json::from_slice(self.0.expose_secret()).map_err(|_| Error::Malformed("it is not the JSON it should be"))
-    }
-
-    /// The bytes as Vault sent them.
-    pub fn bytes(&self) -> &[u8] {
-        self.0.expose_secret()
-    }
-}
-
-/// Vault's own words out of an answer of failure (`{"errors": [...]}`).
-fn messages(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Failure {
-        #[serde(default)]
-        errors: Vec<String>,
-    }
-    match serde_json::from_slice::<Failure>(body) {
-        Ok(failure) if failure.errors.iter().any(|error| !error.trim().is_empty()) => {
-            one_line(&failure.errors.join("; "))
-        }
-        _ => WORDLESS.to_owned(),
     }
 }
 

@@ -4,6 +4,7 @@
 use super::connection::Connection;
 use super::error::Error;
 use super::login::Login;
+use super::reply::Answer;
 use serde::Deserialize;
 use std::time::Duration;
 use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenSelfRequest};
@@ -29,6 +30,16 @@ struct Keys {
     keys: Vec<String>,
 }
 
+impl Answer {
+    /// The accessors that were listed.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn accessors(&self) -> Result<Vec<String>, Error> {
+        Ok(self.json::<ListAnswer>()?.data.keys)
+    }
+}
+
 impl TokenLister {
     /// Lists with this login.
     pub fn new(connection: Connection, login: Login) -> Self {
@@ -48,8 +59,8 @@ impl TokenLister {
         {
             tracing::debug!(%error, "the login for the list was not given back; it ends by itself");
         }
-        let keys = listed?.json::<ListAnswer>()?.data.keys;
+        let accessors = listed?.accessors()?;
         tokio::time::sleep(SETTLING).await;
-        Ok(keys)
+        Ok(accessors)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::error::Error;
+use super::reply::Answer;
 use rustify_derive::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -101,6 +102,30 @@ struct SelfData {
     renewable: bool,
 }
 
+impl Answer {
+    /// What a login, or the renewal of one, gave.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn lease(&self) -> Result<Lease, Error> {
+        let AuthAnswer { auth } = self.json()?;
+        if auth.client_token.is_empty() {
+            return Err(Error::Malformed("it has no token"));
+        }
+        let ttl = Duration::from_secs(auth.lease_duration);
+        Ok(Lease { token: auth.client_token.into(), ttl, renewable: auth.renewable })
+    }
+
+    /// What Vault says of this token, which looked itself up.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn lease_of(&self, token: SecretString) -> Result<Lease, Error> {
+        let SelfAnswer { data } = self.json()?;
+        Ok(Lease { token, ttl: Duration::from_secs(data.ttl), renewable: data.renewable })
+    }
+}
+
 impl Login {
     /// Logs in.
     ///
@@ -111,27 +136,25 @@ impl Login {
             Self::Kubernetes { mount, role, token_file } => {
                 let jwt = read(token_file, "the ServiceAccount token").await?.expose_secret().to_owned();
                 let call = LoginWithKubernetesRequest { mount: mount.clone(), role: role.clone(), jwt };
-                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+                connection.call(&call, None, None).await?.lease()
             }
             Self::Jwt { mount, role, token_file } => {
                 let jwt = read(token_file, "the JWT").await?.expose_secret().to_owned();
                 let call = JWTLoginRequest { mount: mount.clone(), role: Some(role.clone()), jwt };
-                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+                connection.call(&call, None, None).await?.lease()
             }
             Self::Cert { mount, role } => {
                 let call = CertLoginRequest { mount: mount.clone(), name: role.clone() };
-                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+                connection.call(&call, None, None).await?.lease()
             }
             Self::AppRole { mount, role_id, secret_id_file } => {
                 let secret_id = read(secret_id_file, "the AppRole secret ID").await?.expose_secret().to_owned();
                 let call = LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
-                lease(&connection.call(&call, None, None).await?.json::<AuthAnswer>()?)
+                connection.call(&call, None, None).await?.lease()
             }
             Self::TokenFile { path } => {
                 let token = read(path, "the token file").await?;
-                let answer = connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await?;
-                let SelfAnswer { data } = answer.json()?;
-                Ok(Lease { token, ttl: Duration::from_secs(data.ttl), renewable: data.renewable })
+                connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await?.lease_of(token)
             }
         }
     }
@@ -166,7 +189,7 @@ impl Lease {
     /// What Vault answered.
     pub async fn renew(&self, connection: &Connection) -> Result<Lease, Error> {
         let call = RenewTokenSelfRequest::default();
-        lease(&connection.call(&call, Some(&self.token), None).await?.json::<AuthAnswer>()?)
+        connection.call(&call, Some(&self.token), None).await?.lease()
     }
 }
 
@@ -178,18 +201,6 @@ impl Connection {
     pub async fn check(&self, token: &SecretString) -> Result<(), Error> {
         self.call(&LookupTokenSelfRequest {}, Some(token), None).await.map(drop)
     }
-}
-
-fn lease(answer: &AuthAnswer) -> Result<Lease, Error> {
-    let auth = &answer.auth;
-    if auth.client_token.is_empty() {
-        return Err(Error::Malformed("it has no token"));
-    }
-    Ok(Lease {
-        token: auth.client_token.clone().into(),
-        ttl: Duration::from_secs(auth.lease_duration),
-        renewable: auth.renewable,
-    })
 }
 
 /// Reads a secret from a file, without the line end that editors leave.

@@ -1,8 +1,9 @@
 //! Tokens as the operator deals with them: made through a token role, looked up and revoked by accessor.
 
 use super::breaker::Breaker;
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::error::Error;
+use super::reply::Answer;
 use super::session::Session;
 use crate::domain::duration;
 use crate::domain::token::{Minted, Qualities};
@@ -115,6 +116,56 @@ impl TokenInfo {
     }
 }
 
+impl Answer {
+    /// What was minted by a call that was sent at this time. The token's accessor is empty where Vault did not say it.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn minted(&self, sent: Timestamp) -> Result<Minted, Error> {
+        let info = self.json::<WrappedAnswer>()?.wrap_info;
+        if info.token.is_empty() || info.accessor.is_empty() {
+            return Err(Error::Malformed("it has no wrapping token"));
+        }
+        Ok(Minted {
+            wrapping_token: info.token.into(),
+            wrapping_accessor: info.accessor,
+            token_accessor: info.wrapped_accessor,
+            creation_path: info.creation_path,
+            // Counted from before the call, so that it never ends later in our eyes than in Vault's.
+            wrapping_expires_at: after(sent, info.ttl).ok_or(Error::Malformed("its wrapping TTL is out of bounds"))?,
+        })
+    }
+
+    /// What Vault says of a token that was looked up.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn token_info(&self) -> Result<TokenInfo, Error> {
+        Ok(self.json::<LookupAnswer>()?.data)
+    }
+
+    /// When a token ends that a call renewed that was sent at this time.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn renewed(&self, sent: Timestamp) -> Result<Timestamp, Error> {
+        let life = self.json::<RenewAnswer>()?.auth.lease_duration;
+        after(sent, life).ok_or(Error::Malformed("its lease is out of bounds"))
+    }
+
+    /// Whether the answer is Vault's, of whose words none are wanted: it is empty, or has Vault's mark.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn acknowledged(&self) -> Result<(), Error> {
+        if self.bytes().is_empty() { Ok(()) } else { self.json::<Acknowledged>().map(drop) }
+    }
+}
+
+fn after(time: Timestamp, seconds: u64) -> Option<Timestamp> {
+    time.checked_add(SignedDuration::from_secs(i64::try_from(seconds).ok()?)).ok()
+}
+
 impl TokenStore {
     /// Tokens are wrapped for `wrapping_ttl`. Starts the circuit breaker's task.
     pub fn new(connection: Connection, session: Session, wrapping_ttl: Duration) -> Self {
@@ -144,24 +195,11 @@ impl TokenStore {
             ..CreateRoleTokenRequest::default()
         };
         let sent = Timestamp::now();
-        let info = self.call(&call, Some(self.wrapping_ttl)).await?.json::<WrappedAnswer>()?.wrap_info;
-        if info.token.is_empty() || info.accessor.is_empty() {
-            return Err(Error::Malformed("it has no wrapping token"));
+        let minted = self.call(&call, Some(self.wrapping_ttl)).await?.minted(sent)?;
+        if minted.token_accessor.is_empty() {
+            return Err(self.take_back(minted.wrapping_token).await);
         }
-        if info.wrapped_accessor.is_empty() {
-            return Err(self.take_back(info.token.into()).await);
-        }
-        let ttl = i64::try_from(info.ttl).map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?;
-        Ok(Minted {
-            wrapping_token: info.token.into(),
-            wrapping_accessor: info.accessor,
-            token_accessor: info.wrapped_accessor,
-            creation_path: info.creation_path,
-            // Counted from before the call, so that it never ends later in our eyes than in Vault's.
-            wrapping_expires_at: sent
-                .checked_add(SignedDuration::from_secs(ttl))
-                .map_err(|_| Error::Malformed("its wrapping TTL is out of bounds"))?,
-        })
+        Ok(minted)
     }
 
     /// Revokes a token that came without its accessor, so far as that can be done.
@@ -184,7 +222,7 @@ impl TokenStore {
     pub async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, Error> {
         let call = LookupTokenAccessorRequest { accessor: accessor.to_owned() };
         match self.call(&call, None).await {
-            Ok(answer) => Ok(Some(answer.json::<LookupAnswer>()?.data)),
+            Ok(answer) => answer.token_info().map(Some),
             Err(error) if error.says_unknown_accessor() => Ok(None),
             Err(error) => Err(error),
         }
@@ -211,11 +249,7 @@ impl TokenStore {
         let call = RenewTokenAccessorRequest { accessor: accessor.to_owned(), increment: None };
         let sent = Timestamp::now();
         match self.call(&call, None).await {
-            Ok(answer) => {
-                let life = i64::try_from(answer.json::<RenewAnswer>()?.auth.lease_duration).unwrap_or(i64::MAX);
-                let ends = sent.checked_add(SignedDuration::from_secs(life));
-                ends.map(Some).map_err(|_| Error::Malformed("its lease is out of bounds"))
-            }
+            Ok(answer) => answer.renewed(sent).map(Some),
             Err(error) if error.says_unknown_accessor() => Ok(None),
             Err(error) => Err(error),
         }
@@ -230,8 +264,7 @@ impl TokenStore {
     pub async fn revoke(&self, accessor: &str) -> Result<(), Error> {
         let call = RevokeTokenAccessorRequest { accessor: accessor.to_owned() };
         match self.call(&call, None).await {
-            Ok(answer) if answer.bytes().is_empty() => Ok(()),
-            Ok(answer) => answer.json::<Acknowledged>().map(drop),
+            Ok(answer) => answer.acknowledged(),
             Err(error) if error.says_unknown_accessor() || error.says_token_not_found() => Ok(()),
             Err(error) => Err(error),
         }

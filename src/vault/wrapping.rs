@@ -1,7 +1,8 @@
 //! Wrapping tokens as the init container deals with them: looked at, then opened once.
 
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::error::Error;
+use super::reply::Answer;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -45,6 +46,29 @@ struct Auth {
     metadata: Option<HashMap<String, String>>,
 }
 
+impl Answer {
+    /// What Vault says of a wrapping token that was looked up.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn wrapping_info(&self) -> Result<WrappingInfo, Error> {
+        Ok(self.json::<LookupAnswer>()?.data)
+    }
+
+    /// The token that was wrapped.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn unwrapped(self) -> Result<Unwrapped, Error> {
+        let UnwrapAnswer { auth } = self.json()?;
+        if auth.client_token.is_empty() || auth.accessor.is_empty() {
+            return Err(Error::Malformed("it wraps no token"));
+        }
+        let metadata = auth.metadata.unwrap_or_default();
+        Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, metadata, answer: self })
+    }
+}
+
 impl Connection {
     /// Looks a wrapping token up; it stays unused.
     ///
@@ -52,7 +76,7 @@ impl Connection {
     /// [`Error::is_refusal`] when it was used already, or has expired.
     pub async fn look_up_wrapping(&self, token: &SecretString) -> Result<WrappingInfo, Error> {
         let call = WrappingLookupRequest { token: token.expose_secret().to_owned() };
-        Ok(self.call(&call, None, None).await?.json::<LookupAnswer>()?.data)
+        self.call(&call, None, None).await?.wrapping_info()
     }
 
     /// Opens a wrapping token, which uses it up.
@@ -61,12 +85,6 @@ impl Connection {
     /// [`Error::is_refusal`] when it was used already, or has expired.
     pub async fn unwrap(&self, token: &SecretString) -> Result<Unwrapped, Error> {
         // The wrapping token authenticates the call itself, and needs no other.
-        let answer = self.call(&UnwrapRequest { token: None }, Some(token), None).await?;
-        let UnwrapAnswer { auth } = answer.json()?;
-        if auth.client_token.is_empty() || auth.accessor.is_empty() {
-            return Err(Error::Malformed("it wraps no token"));
-        }
-        let metadata = auth.metadata.unwrap_or_default();
-        Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, metadata, answer })
+        self.call(&UnwrapRequest { token: None }, Some(token), None).await?.unwrapped()
     }
 }
