@@ -70,8 +70,8 @@ fn scaled(number: &str, scale: u128) -> Option<u128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || fraction.len() > MAX_FRACTION_DIGITS {
         return None;
     }
-    // Beyond MAX_NANOS by far, yet small enough that the multiplications below cannot overflow.
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().unwrap_or(MAX_NANOS).min(MAX_NANOS) };
+    // Beyond MAX_NANOS in every unit, yet small enough that the multiplications below cannot overflow.
+    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().unwrap_or(u128::MAX).min(MAX_NANOS + 1) };
     let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     Some(whole * scale + part * scale / 10u128.pow(fraction.len() as u32))
 }
@@ -127,6 +127,8 @@ mod tests {
             ("1H", "no unit \"H\""),
             ("2562048h", "longer than 292 years"),
             ("99999999999999999999999999999999999999999999h", "longer than 292 years"),
+            ("9223372036854775808ns", "longer than 292 years"),
+            ("99999999999999999999999999999999999999999999ns", "longer than 292 years"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
