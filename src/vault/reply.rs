@@ -34,7 +34,12 @@ impl Answer {
     /// # Errors
     /// [`Error::Malformed`], without a word of the body: a parser's message quotes what it could not read.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
-        serde_json::from_slice(self.0.expose_secret()).map_err(|_| Error::Malformed("it is not the JSON it should be"))
+        let unusable = Error::Malformed("it is not the JSON it should be");
+        // A list would be read, too, as the fields in their order; Vault never answers with one.
+        if !self.bytes().trim_ascii_start().starts_with(b"{") {
+            return Err(unusable);
+        }
+        serde_json::from_slice(self.bytes()).map_err(|_| unusable)
     }
 
     /// The bytes as Vault sent them.
@@ -95,6 +100,16 @@ mod tests {
     fn failure(said: &str) -> String {
         let body = serde_json::json!({ "errors": [said] }).to_string().into_bytes();
         Answer::read(400, "/sys/wrapping/unwrap", body).expect_err("a failure").to_string()
+    }
+
+    #[test]
+    fn i8_a_list_is_no_answer_of_vaults() {
+        let read = |body: &str| Answer::read(200, "/auth/token/revoke-accessor", body.as_bytes().to_vec());
+        let acknowledged = |body: &str| read(body).and_then(|answer| answer.acknowledged());
+        assert!(acknowledged(" {\"request_id\": \"x\"}").is_ok());
+        for other in ["[\"x\"]", " [\"x\"]", "\"x\"", "{}", "<html>"] {
+            assert!(acknowledged(other).is_err(), "{other}");
+        }
     }
 
     #[test]
