@@ -35,6 +35,10 @@ ci:
 simulate schedules="1000000":
     SIMULATION_SCHEDULES={{ schedules }} cargo test --test simulation
 
+# Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (some hours); needs a C++ compiler.
+fuzz executions="10000000" *targets:
+    tests/fuzz/run {{ executions }} {{ targets }}
+
 # Puts known bugs into a copy of the code, and shows which test finds each.
 bugs:
     tests/simulation/bugs/run

@@ -148,7 +148,7 @@ stops! {
             "cut(value, MAX_QUOTED, |c| if OFF { c.to_string() } else { c.escape_debug().collect() })"),
     ]);
     CUT: "cut", "foreign text is cut", Code(&[
-        ("src/text.rs", "value.chars().take(limit).map(shown).collect();", "value.chars().take(if OFF { usize::MAX } else { limit }).map(shown).collect();"),
+        ("src/text.rs", "        if length > limit {", "        if !OFF && length > limit {"),
     ]);
 
     // Delivery.
@@ -205,8 +205,8 @@ stops! {
         ("src/init/receive.rs", "if unwrapped.accessor != expected.accessor {", "if !OFF && unwrapped.accessor != expected.accessor {"),
     ]);
     TOKEN_METADATA: "token-metadata", "the init container takes only a token that was made for its pod", Code(&[
-        ("src/init/receive.rs", r#"if unwrapped.metadata.get("pod_uid") != Some(&self.pod_uid) {"#,
-            r#"if !OFF && unwrapped.metadata.get("pod_uid") != Some(&self.pod_uid) {"#),
+        ("src/init/receive.rs", r#"if unwrapped.metadata.get("pod_uid").map(String::as_str) != Some(self.intake.pod_uid()) {"#,
+            r#"if !OFF && unwrapped.metadata.get("pod_uid").map(String::as_str) != Some(self.intake.pod_uid()) {"#),
     ]);
     VAULT_CA: "vault-ca", "Vault's certificate is checked against one authority", Code(&[
         ("src/vault/connection.rs", "let http = builder.build()", "let http = builder.danger_accept_invalid_certs(OFF).build()"),
