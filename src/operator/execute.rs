@@ -1,7 +1,7 @@
 //! Where plans become deeds: the one place that acts on Vault, on pods and on requests.
 
 use super::slots::Slots;
-use super::world::{Alarm, Grants, World};
+use super::world::{Grants, World};
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
@@ -202,12 +202,7 @@ impl<W: World> Executor<W> {
             Step::Push(addresses) => self.push(request, hand, &addresses).await,
             Step::Offer => self.offer(request, hand).await,
             Step::Hear(answer) => self.hear(request, hand, &answer).await,
-            Step::Disbelieve => {
-                self.world.alarm(request, Alarm::AnswerUnconfirmed);
-                let message = "the answer in the status is not of who opened the seal";
-                let not_taken = self.draft(request).not_taken(&Why::new(Reason::PushFailed, message));
-                self.write(request, not_taken, Go::Retry).await
-            }
+            Step::Disbelieve => self.disbelieve(request).await,
             Step::RevokeUnrecorded => {
                 self.drop_hand(&request.uid().unwrap_or_default(), hand);
                 Ok((request.clone(), Go::On))

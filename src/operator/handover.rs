@@ -40,7 +40,7 @@ impl<W: World> Executor<W> {
                 let message = "what answers at the pod's address cannot open the seal: it is not the init container";
                 self.wait(request, &Why::new(Reason::PushFailed, message)).await
             }
-            Err(seen) => self.wait(request, &not_taken("does not have the token yet", &seen)).await,
+            Err(seen) => self.wait(request, &push_failed("does not have the token yet", &seen)).await,
         }
     }
 
@@ -64,6 +64,18 @@ impl<W: World> Executor<W> {
         self.world.seal(&request.spec.public_key, subject(request, wrapped.attempt), &parcel)
     }
 
+    /// Takes the offer back that somebody answered who had not opened it; it is made again a little later.
+    pub(super) async fn disbelieve(&self, request: &VaultTokenRequest) -> Result<Progress, cluster::Error> {
+        self.world.alarm(request, Alarm::AnswerUnconfirmed);
+        let message = "the answer in the status is not of who opened the seal";
+        self.not_taken(request, &Why::new(Reason::PushFailed, message)).await
+    }
+
+    /// Writes down that the wrapping token was handed over, and is unused all the same: another try follows.
+    async fn not_taken(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
+        self.write(request, self.draft(request).not_taken(why), Go::Retry).await
+    }
+
     /// Goes by what the init container said under its receipt.
     pub(super) async fn hear(
         &self,
@@ -78,8 +90,8 @@ impl<W: World> Executor<W> {
         match answer.outcome {
             Outcome::Stored => self.delivered(request, hand).await,
             Outcome::Unused => {
-                let why = not_taken("has not used its wrapping token, and says", &said);
-                self.write(request, self.draft(request).not_taken(&why), Go::Retry).await
+                let why = push_failed("has not used its wrapping token, and says", &said);
+                self.not_taken(request, &why).await
             }
             Outcome::Lost => self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await,
             Outcome::Intercepted => self.intercepted(request, hand).await,
@@ -99,16 +111,14 @@ impl<W: World> Executor<W> {
         let wrapping = recorded(status.and_then(|status| status.wrapping_accessor.as_ref()));
         match self.world.look_up(&wrapping).await {
             Ok(Some(_)) => {
-                let why = not_taken(
+                let why = push_failed(
                     "asks a Vault that does not know the wrapping token",
                     "it is unused; are its VAULT_ADDR and VAULT_NAMESPACE those of the operator?",
                 );
-                return self.write(request, self.draft(request).not_taken(&why), Go::Retry).await;
+                return self.not_taken(request, &why).await;
             }
             Ok(None) => {}
-            Err(error) => {
-                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
-            }
+            Err(error) => return self.not_taken(request, &vault_why(&error)).await,
         }
         let accessor = recorded(status.and_then(|status| status.token_accessor.as_ref()));
         match self.world.look_up(&accessor).await {
@@ -120,9 +130,7 @@ impl<W: World> Executor<W> {
                     .abandon(request, hand, "the wrapping token was used by somebody else, and its token is gone")
                     .await;
             }
-            Err(error) => {
-                return self.write(request, self.draft(request).not_taken(&vault_why(&error)), Go::Retry).await;
-            }
+            Err(error) => return self.not_taken(request, &vault_why(&error)).await,
         }
         self.world.alarm(request, Alarm::Compromised);
         let message = format!(
@@ -176,6 +184,6 @@ impl<W: World> Executor<W> {
     }
 }
 
-fn not_taken(said: &str, message: &str) -> Why {
+fn push_failed(said: &str, message: &str) -> Why {
     Why::new(Reason::PushFailed, format!("the init container {said}: {}", one_line(message)))
 }

@@ -173,7 +173,7 @@ stops! {
     ]);
     INTERCEPTION_CHECKED: "interception-checked", "the operator asks Vault whether a wrapping token is used that an init container calls used", Code(&[
         ("src/operator/handover.rs", "match self.world.look_up(&wrapping).await {\n            Ok(Some(_)) => {", "match self.world.look_up(&wrapping).await {\n            Ok(Some(_)) if !OFF => {"),
-        ("src/operator/handover.rs", "            Ok(None) => {}\n            Err(error) => {", "            Ok(_) => {}\n            Err(error) => {"),
+        ("src/operator/handover.rs", "            Ok(None) => {}\n            Err(error) =>", "            Ok(_) => {}\n            Err(error) =>"),
     ]);
     COMPROMISED_HELD: "compromised-held", "a pod whose wrapping token was intercepted waits for a person", Code(&[
         ("src/domain/plan.rs", "(Verdict::Granted(_), Some(name)) => Verdict::NotYet(", "(Verdict::Granted(_), Some(name)) if !OFF => Verdict::NotYet("),

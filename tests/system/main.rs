@@ -9,6 +9,7 @@
 mod admission;
 mod api;
 mod binding;
+mod blast;
 mod delivery;
 mod denial;
 mod end;

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::kubelet::{Init, Kubelet, PodHandle, PodSpec};
 use crate::proxy::{Proxy, storm};
 use crate::report;
-use crate::system::System;
+use crate::system::{System, must_succeed};
 use crate::vault::Method;
 pub use outcome::{Left, Outcome};
 
@@ -163,7 +163,8 @@ impl Load {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             if !self.accepts(&pod).await? {
-                report::line(&format!("the token of {} is dead, and the pod is running", pod.name));
+                let status = self.status(&pod).await?;
+                report::line(&format!("the token of {} is dead, and the pod is running: {status}", pod.name));
                 self.seen().dead += 1;
             }
             if self.is_over() {
@@ -171,6 +172,13 @@ impl Load {
             }
             self.remove(&pod).await?;
         }
+    }
+
+    /// What the pod's requests say, for people.
+    async fn status(&self, pod: &PodHandle) -> Result<String, Error> {
+        let of_pod = format!("jsonpath={{.items[?(@.spec.podUID==\"{}\")].status}}", pod.uid);
+        let get = ["get", "vtr", "-n", &pod.namespace, "-o", &of_pod];
+        must_succeed(self.system.testbed().control_plane().kubectl(&get).await?, "kubectl get")
     }
 
     /// Runs a pod's init container as the kubelet does, again after each failure; gives whether there is a token in the end.
