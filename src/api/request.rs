@@ -264,6 +264,12 @@ impl VaultTokenRequest {
         self.status.as_ref().is_some_and(VaultTokenRequestStatus::is_compromised)
     }
 
+    /// Whether it records a token that may be alive.
+    pub fn holds_token(&self) -> bool {
+        let recorded = self.status.as_ref().is_some_and(|status| status.token_accessor.is_some());
+        recorded && matches!(self.phase(), Phase::Issued | Phase::Delivered | Phase::Revoking)
+    }
+
     /// Whether the request has come to its end. One that is denied for want of a grant has not: a binding may grant it yet.
     pub fn is_over(&self) -> bool {
         self.phase().is_final() && !self.status.as_ref().is_some_and(VaultTokenRequestStatus::awaits_grant)

@@ -22,6 +22,12 @@ pub enum Admission {
 }
 
 impl Admission {
+    /// Whether the policy was in force for all of the request's life: it has checked who made it, and whatever was written to it since.
+    pub fn vouches_for(&self, request: &VaultTokenRequest) -> bool {
+        let created = request.metadata.creation_timestamp.as_ref().map(|created| created.0);
+        matches!(self, Self::InForce { since } if created.is_some_and(|created| created >= *since))
+    }
+
     /// What keeps a request from being served for want of it.
     pub fn objection(&self, request: &VaultTokenRequest) -> Option<Verdict> {
         let wait = |message: String| Some(Verdict::NotYet(Why::new(Reason::AdmissionLacking, message)));
@@ -31,17 +37,13 @@ impl Admission {
             Self::Lacking(why) => {
                 wait(format!("no tokens are made, since {why}: kubectl apply --server-side -k config/"))
             }
-            Self::InForce { since } => {
-                let created = request.metadata.creation_timestamp.as_ref().map(|created| created.0);
-                let checked = created.is_some_and(|created| created >= *since);
-                (!checked).then(|| {
-                    let message = format!(
-                        "the request is older than the admission policy, which is in force since {since:.0}: nothing checked who made \
-                         it. The init container makes another one when it starts again"
-                    );
-                    Verdict::Denied(Why::new(Reason::RequestUnverified, message))
-                })
-            }
+            Self::InForce { since } => (!self.vouches_for(request)).then(|| {
+                let message = format!(
+                    "the request is older than the admission policy, which is in force since {since:.0}: nothing checked who made \
+                     it. The init container makes another one when it starts again"
+                );
+                Verdict::Denied(Why::new(Reason::RequestUnverified, message))
+            }),
         }
     }
 

@@ -6,7 +6,7 @@ use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
 use super::rules::Rules;
-use super::tenure::{delivered, renewal_due};
+use super::tenure::{Tenure, delivered, renewal_due, tenure};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::seal::Subject;
@@ -279,7 +279,11 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
         return Step::RevokeFinally(accessor, end);
     }
     if let Some(why) = contradiction(observed) {
-        return Step::Wait(why);
+        // It may be a pod that says nothing on purpose: the token lives no longer than one that is delivered.
+        return match tenure(observed, status, &accessor) {
+            Tenure::Granted | Tenure::Until(_) => Step::Wait(why),
+            Tenure::Now(step) => step,
+        };
     }
     match observed.request.phase() {
         Phase::Delivered => delivered(observed, status, accessor),

@@ -1,5 +1,6 @@
 //! The machine, phase by phase. Its states and steps are the table in ARCHITECTURE.md.
 
+use super::super::rules::Rules;
 use super::*;
 use crate::api::AttemptOutcome;
 use crate::domain::grant::tests::{limits, request, rules};
@@ -45,6 +46,11 @@ fn observed<'a>(
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
     decide(&Observed { vault_away, ..observed(request, pod, hand, &limits()) })
+}
+
+/// With nothing in hand, and nothing granted to anybody.
+fn decided_ungranted(request: &VaultTokenRequest, pod: &Observation) -> Step {
+    decide(&Observed { rules: &Rules::default(), ..observed(request, Some(pod), &Hand::Empty, &limits()) })
 }
 
 /// With nothing in hand, at this second.
@@ -416,6 +422,24 @@ fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
         assert!(matches!(step, Step::RevokeFinally(..)), "{phase}: {step:?}");
     }
     assert!(!matches!(decided(&delivered(), Some(&running), &Hand::Empty, None), Step::Wait(_)));
+}
+
+#[test]
+fn i4_a_pod_that_keeps_quiet_about_its_token_keeps_it_no_longer_than_it_is_granted() {
+    let running = living(json!({"status": {"phase": "Running"}}));
+    for phase in [Phase::Issued, Phase::Revoking] {
+        let request = in_phase(phase, 1);
+        let step = decided_ungranted(&request, &running);
+        assert!(matches!(&step, Step::LoseGrant(why) if why.reason == Reason::GrantLost), "{phase}: {step:?}");
+        let Step::LoseGrant(why) = step else { return };
+        let mut lost = request.clone();
+        lost.status = Some(Draft::new(request.status.as_ref(), Some(1), at(NOW)).grant_lost(&why));
+        assert_eq!(lost.phase(), phase, "what it says of the delivery stays");
+        assert!(matches!(decided_ungranted(&lost, &running), Step::Wait(_)), "{phase}: it has some time");
+        lost.status = Some(Draft::new(request.status.as_ref(), Some(1), at(NOW - 7200)).grant_lost(&why));
+        let step = decided_ungranted(&lost, &running);
+        assert!(matches!(&step, Step::LoseGrant(why) if why.reason == Reason::GrantEnded), "{phase}: {step:?}");
+    }
 }
 
 #[test]

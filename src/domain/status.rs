@@ -78,13 +78,18 @@ impl Draft {
     /// The token has lost its grant. The condition's transition marks since when.
     pub fn grant_lost(mut self, why: &Why) -> VaultTokenRequestStatus {
         self.set(ConditionType::Authorized, false, why);
-        self.close(Phase::Delivered, why.reason)
+        let phase = self.status.phase.unwrap_or_default();
+        self.close(phase, why.reason)
     }
 
     /// The token has its grant again.
     pub fn grant_regained(mut self) -> VaultTokenRequestStatus {
-        self.set(ConditionType::Authorized, true, &verified());
-        self.close(Phase::Delivered, Reason::TokenDelivered)
+        let verified = verified();
+        self.set(ConditionType::Authorized, true, &verified);
+        match self.status.phase.unwrap_or_default() {
+            Phase::Delivered => self.close(Phase::Delivered, Reason::TokenDelivered),
+            phase => self.close(phase, verified.reason),
+        }
     }
 
     /// Vault made another token than it was asked for: it is to be revoked next, and no other attempt follows.

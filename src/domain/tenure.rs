@@ -21,8 +21,29 @@ pub(super) fn renewal_due(request: &VaultTokenRequest) -> Option<Timestamp> {
     renew_at(request.status.as_ref()?, spread(uid))
 }
 
+/// What follows from the grant of a token that its pod has.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+pub(super) enum Tenure {
+    /// Nothing: it has its grant.
+    Granted,
+    /// Nothing before this time: it has lost its grant.
+    Until(Timestamp),
+    /// This.
+    Now(Step),
+}
+
 /// A delivered token of a pod that lives: renewed while it is granted, and for some time after.
 pub(super) fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: String) -> Step {
+    match tenure(observed, status, &accessor) {
+        Tenure::Granted => renewal(observed, accessor),
+        Tenure::Until(time) => sooner(renewal(observed, accessor), time),
+        Tenure::Now(step) => step,
+    }
+}
+
+/// What follows from the grant of a token that its pod has, whether the request says so or not.
+pub(super) fn tenure(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accessor: &str) -> Tenure {
     let granted = granted(observed.request, observed.rules);
     let lost = lost_grant(status);
     let is = |condition: &Condition, reason: Reason| condition.reason == reason.as_str();
@@ -30,30 +51,30 @@ pub(super) fn delivered(observed: &Observed<'_>, status: &VaultTokenRequestStatu
         // Whoever wrote this may have revoked it by now: there is no way back.
         (_, Some(lost)) if is(lost, Reason::GrantEnded) => {
             let why = Why::new(Reason::GrantLost, "no binding grants its policies any more");
-            return Step::RevokeFinally(accessor, why);
+            return Tenure::Now(Step::RevokeFinally(accessor.to_owned(), why));
         }
-        (true, None) => return renewal(observed, accessor),
-        (true, Some(_)) => return Step::RegainGrant,
-        (false, None) => return Step::LoseGrant(grant_lost(observed)),
+        (true, None) => return Tenure::Granted,
+        (true, Some(_)) => return Tenure::Now(Step::RegainGrant),
+        (false, None) => return Tenure::Now(Step::LoseGrant(grant_lost(observed))),
         (false, Some(lost)) => (lost.last_transition_time.0, is(lost, Reason::RevocationHeld)),
     };
     let due = since.checked_add(signed(observed.limits.grace)).unwrap_or(observed.now);
     match observed.held {
-        _ if due > observed.now => sooner(renewal(observed, accessor), due),
+        _ if due > observed.now => Tenure::Until(due),
         // First it is written down, guarded: who sees it granted again writes that, and one of the two is refused.
-        None => Step::LoseGrant(Why::new(
+        None => Tenure::Now(Step::LoseGrant(Why::new(
             Reason::GrantEnded,
             "no binding grants the token's policies any more, and its grace period is over; it is being revoked",
-        )),
-        Some(count) if !held => Step::LoseGrant(Why::new(
+        ))),
+        Some(count) if !held => Tenure::Now(Step::LoseGrant(Why::new(
             Reason::RevocationHeld,
             format!(
                 "{count} tokens have lost their grants, more than go without a person's word: was a VaultPolicyBinding or a label \
                  of a namespace removed by mistake? They are kept until it is back, or until the operator is started with a \
                  higher --ungranted-limit"
             ),
-        )),
-        Some(_) => sooner(renewal(observed, accessor), observed.now.checked_add(HELD_RECHECK).unwrap_or(due)),
+        ))),
+        Some(_) => Tenure::Until(observed.now.checked_add(HELD_RECHECK).unwrap_or(due)),
     }
 }
 

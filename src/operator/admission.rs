@@ -58,7 +58,7 @@ impl Inspector {
                         self.sender.send_replace(admission);
                     }
                 }
-                // What was seen last may well be true still; nothing can be written either while it cannot be asked.
+                // What was seen last may well be true still; in an outage nothing can be written either.
                 Err(error) => tracing::warn!(%error, "cannot look at the admission policies"),
             }
             tokio::time::sleep(INTERVAL).await;
@@ -67,7 +67,14 @@ impl Inspector {
 
     async fn inspect(&self) -> Result<Admission, Error> {
         let mut since = Timestamp::MIN;
-        let expected = yaml::documents(MANIFEST).unwrap_or_default();
+        let expected = match yaml::documents(MANIFEST) {
+            Ok(expected) => expected,
+            Err(why) => {
+                return Ok(Admission::Lacking(format!(
+                    "the operator's own copy of the policies cannot be read: {why}"
+                )));
+            }
+        };
         for expected in &expected {
             let text = |pointer: &str| expected.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let (kind, name) = (text("/kind"), text("/metadata/name"));

@@ -1,7 +1,7 @@
 //! How many tokens have lost their grants: beyond a limit a person has to look at it before they are revoked.
 
 use super::rulebook::Edition;
-use crate::api::{Phase, VaultTokenRequest};
+use crate::api::VaultTokenRequest;
 use crate::domain::tenure::granted;
 use kube::runtime::reflector::Store;
 use std::sync::{Mutex, PoisonError};
@@ -42,9 +42,7 @@ impl Census {
         match *last {
             Some(Count { edition: of, at, number }) if of == edition.number && at.elapsed() < FRESH => number,
             _ => {
-                let lost = |request: &VaultTokenRequest| {
-                    request.phase() == Phase::Delivered && !granted(request, &edition.rules)
-                };
+                let lost = |request: &VaultTokenRequest| request.holds_token() && !granted(request, &edition.rules);
                 let number = self.requests.state_filter(lost).len();
                 *last = Some(Count { edition: edition.number, at: Instant::now(), number });
                 number

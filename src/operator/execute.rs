@@ -4,7 +4,6 @@ use super::slots::Slots;
 use super::world::{Grants, World};
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
-use crate::domain::admission::Admission;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
@@ -78,6 +77,16 @@ pub(super) enum Go {
     Retry,
 }
 
+/// Whose a token is that a status names.
+enum Owner {
+    /// The request's own, or nobody's any more.
+    Itself,
+    /// Another request's, or nobody's that is known; with its accessor.
+    Another(String),
+    /// Vault does not tell.
+    Unknown,
+}
+
 impl<W: World> Executor<W> {
     /// Puts the parts together.
     pub fn new(cluster: String, limits: Limits, world: Arc<W>) -> Self {
@@ -112,7 +121,7 @@ impl<W: World> Executor<W> {
                 true => Some(self.world.pod(namespace, &spec.pod_name, &spec.init_container).await?),
                 false => None,
             };
-            let trusted = matches!(admission, Admission::InForce { .. });
+            let trusted = admission.vouches_for(&request);
             let step = decide(&Observed {
                 request: &request,
                 pod: pod.as_ref(),
@@ -128,10 +137,15 @@ impl<W: World> Executor<W> {
             });
             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, "decided");
             let phase = request.phase();
-            let doubted = step.accessor().filter(|_| !trusted).map(str::to_owned);
-            let (next, go) = match doubted {
-                Some(accessor) if !self.owns(&request, &accessor).await? => self.disown(&request, &accessor).await?,
-                _ => self.execute(step, &request, hand).await?,
+            let doubted = step.accessor().filter(|_| !trusted);
+            let owner = match doubted {
+                Some(accessor) => self.owner(&request, accessor).await,
+                None => Owner::Itself,
+            };
+            let (next, go) = match owner {
+                Owner::Itself => self.execute(step, &request, hand).await?,
+                Owner::Another(accessor) => self.disown(&request, &accessor).await?,
+                Owner::Unknown => (request.clone(), Go::Retry),
             };
             request = next;
             moved |= request.phase() != phase;
@@ -145,13 +159,22 @@ impl<W: World> Executor<W> {
         }
     }
 
-    /// Whether a token is of this request, as its own metadata says. Asked where nobody keeps others from writing statuses, before
-    /// anything is done to the token that one names; a token that is gone, or that cannot be asked for, is harmed by nothing.
-    async fn owns(&self, request: &VaultTokenRequest, accessor: &str) -> Result<bool, cluster::Error> {
-        Ok(match self.world.look_up(accessor).await {
-            Ok(Some(token)) => token.meta.and_then(|meta| meta.get("request_uid").cloned()) == request.uid(),
-            Ok(None) | Err(_) => true,
-        })
+    /// Whose a token is, as its own metadata says. Asked where somebody else than the operator may have written the status that names
+    /// it, before anything is done to it.
+    async fn owner(&self, request: &VaultTokenRequest, accessor: &str) -> Owner {
+        match self.world.look_up(accessor).await {
+            Ok(Some(token)) => {
+                let named = token.meta.and_then(|meta| meta.get("request_uid").cloned());
+                if named == request.uid() { Owner::Itself } else { Owner::Another(accessor.to_owned()) }
+            }
+            // A token that is gone is harmed by nothing, nor is any while Vault cannot be asked (rule 8).
+            Ok(None) => Owner::Itself,
+            Err(_) if surely_outlived(request, self.world.now()) => Owner::Itself,
+            Err(error) => {
+                tracing::warn!(request = request.name_any(), %error, "it is not known yet whose token the status names");
+                Owner::Unknown
+            }
+        }
     }
 
     async fn disown(&self, request: &VaultTokenRequest, accessor: &str) -> Result<Progress, cluster::Error> {

@@ -10,7 +10,7 @@ use super::observe::Pods;
 use super::push::Pusher;
 use super::reaper::Reaper;
 use super::rulebook::Rulebook;
-use crate::api::{Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
 use crate::domain::announcement::Announcement;
@@ -178,8 +178,8 @@ impl World for Live {
 
     fn grants(&self, request: &VaultTokenRequest) -> Grants {
         let edition = self.rulebook.edition();
-        // All requests are counted only where a delivered token has lost its grant: no other decision asks for the number.
-        let lost = request.phase() == Phase::Delivered && !granted(request, &edition.rules);
+        // All requests are counted only where a recorded token has lost its grant: no other decision asks for the number.
+        let lost = request.holds_token() && !granted(request, &edition.rules);
         let held = if lost { self.census.held(&edition) } else { None };
         Grants { held, rules: edition.rules }
     }

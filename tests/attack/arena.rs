@@ -204,6 +204,25 @@ impl Arena {
                 return;
             }
         }
+        // The operator goes by it a moment later.
+        let (path, deadline) =
+            ("jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}", Instant::now() + LIMIT);
+        loop {
+            let said = self.cluster.kubectl(&["get", "vpb", name, "-o", path]).await;
+            match said.split_once(' ') {
+                Some((written, seen)) if written == seen.trim() => return,
+                _ => assert!(Instant::now() < deadline, "the operator does not see the binding {name}: {said}"),
+            }
+        }
+    }
+
+    /// Puts everything back in order after an attack that came to no end.
+    pub async fn recover(&self) {
+        self.cluster.vault().resume();
+        self.cluster.vault().unseal().await.expect("unsealed");
+        self.cluster.system.resume_operator();
+        self.apply_weakened(ADMISSION).await;
+        self.settled().await;
     }
 
     pub async fn pod(&self, namespace: &str, name: &str, policies: &str) -> PodHandle {
@@ -480,9 +499,20 @@ fn leave_out(value: &mut Value, words: &str) {
     }
 }
 
-/// Says something about an attack that is under way, where somebody wants to know.
+/// What was said about the attack that is under way.
+static SAID: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps what is seen of an attack, and says it where somebody wants to know.
 pub fn note(text: &str) {
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    said.push_str(text);
+    said.push('\n');
     if std::env::var_os("ATTACK_VERBOSE").is_some() {
         testbed::report::line(&format!("    {text}"));
     }
+}
+
+/// What was noted since the last call of this.
+pub fn said() -> String {
+    std::mem::take(&mut SAID.lock().unwrap_or_else(PoisonError::into_inner))
 }

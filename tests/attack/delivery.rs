@@ -5,6 +5,8 @@ use crate::rogue::{Rogue, Taken};
 use crate::support::{reason, request_for, token_of};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +15,9 @@ use tokio::sync::Mutex;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject, seal};
 use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
+
+/// Connections of whoever floods: more than an init container has places.
+const FLOOD: usize = 600;
 
 /// What somebody can read out of a push without the request's key.
 fn read_off(sealed: &str) -> Option<SecretString> {
@@ -78,9 +83,9 @@ async fn post(pod: &PodHandle, body: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.expect("a text"))
 }
 
-/// A wrapping token for a token of the attacker's own making.
-async fn of_ones_own(arena: &Arena) -> Value {
-    let address = format!("{}/v1/auth/token/create", arena.cluster.vault().address());
+/// A wrapping token for a token of the attacker's own making, by this path, with the UID of a pod in its metadata.
+async fn of_ones_own(arena: &Arena, path: &str, policy: &str, pod_uid: &str) -> Value {
+    let address = format!("{}/v1/{path}", arena.cluster.vault().address());
     let pem = std::fs::read(arena.cluster.vault().ca_path()).expect("a file");
     let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
     let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build().expect("a client");
@@ -88,7 +93,7 @@ async fn of_ones_own(arena: &Arena) -> Value {
         .post(address)
         .header("X-Vault-Token", arena.cluster.vault().root_token().expose_secret())
         .header("X-Vault-Wrap-TTL", "90s")
-        .json(&json!({ "policies": ["planted"], "ttl": "1h", "meta": { "pod_uid": "the attacker's" } }));
+        .json(&json!({ "policies": [policy], "ttl": "1h", "meta": { "pod_uid": pod_uid } }));
     request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
 }
 
@@ -105,10 +110,19 @@ fn forged(request: &VaultTokenRequest, wrapping: &Value, attempt: u32) -> String
 }
 
 pub async fn a_token_of_the_attackers_own_planted(arena: &Arena) -> bool {
+    planted(arena, "auth/token/create", "planted", |_| "the attacker's".to_owned()).await
+}
+
+pub async fn a_token_by_way_of_the_operators_own_role_planted(arena: &Arena) -> bool {
+    planted(arena, "auth/token/create/vault-token-operator-main", "shop-read", |pod| pod.uid.clone()).await
+}
+
+/// Whether a pod has the token in the end that somebody else has made and sealed for it.
+async fn planted(arena: &Arena, path: &str, policy: &str, pod_uid: fn(&PodHandle) -> String) -> bool {
     let Detour { pod, init, between } = detour(arena).await;
     let _held = between.takes().await.expect("a push");
     let request = arena.request(&pod).await.expect("a request");
-    let wrapping = of_ones_own(arena).await;
+    let wrapping = of_ones_own(arena, path, policy, &pod_uid(&pod)).await;
     let (_, said) = post(&pod, &forged(&request, &wrapping, 1)).await;
     note(&said);
     let planted = pod.volume.join("token").exists();
@@ -116,12 +130,13 @@ pub async fn a_token_of_the_attackers_own_planted(arena: &Arena) -> bool {
     planted
 }
 
-/// A push that was held back, and is passed off as a later one.
+/// A push that was held back, and is passed off as a later one: the pod would have a token that no request records.
 pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
     let Detour { pod, between, init: _runs } = detour(arena).await;
     let Taken { push: old, stream } = between.takes().await.expect("a push");
-    // Nobody is there any more, so the attempt is given up.
     drop((stream, between));
+    // The operator gives the attempt up when it has lost what it had in hand, long before the wrapping token expires.
+    arena.restart(&[]).await;
     let second = |request: &VaultTokenRequest| {
         request.phase() == Phase::Issued && request.status.as_ref().is_some_and(|status| status.attempts > old.attempt)
     };
@@ -130,7 +145,7 @@ pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
     let replayed = Push { attempt, ..old };
     let (status, said) = post(&pod, &serde_json::to_string(&replayed).expect("JSON")).await;
     note(&format!("{status}: {said}"));
-    status == 200
+    pod.volume.join("token").exists() && arena.cluster.accepts(&token_of(&pod)).await
 }
 
 pub async fn an_answer_that_confirms_what_was_not_taken(arena: &Arena) -> bool {
@@ -205,7 +220,7 @@ async fn intercepted(arena: &Arena) -> (PodHandle, SecretString, VaultTokenReque
 /// Whoever got a wrapping token has used it, and wants that nobody hears of it.
 pub async fn a_wrapping_token_used_first_and_unnoticed(arena: &Arena) -> bool {
     let (_, stolen, request) = intercepted(arena).await;
-    assert!(!arena.cluster.accepts(&stolen).await, "the token is revoked in any case");
+    assert!(arena.comes(async || !arena.cluster.accepts(&stolen).await).await, "the token is revoked in any case");
     !request.is_compromised()
 }
 
@@ -330,6 +345,7 @@ pub async fn an_answer_that_never_comes_to_its_end(arena: &Arena) -> bool {
         if stream.write_all(b" ").await.is_err()
             || matches!(tokio::time::timeout(second, stream.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
         {
+            assert!(begun.elapsed() > Duration::from_secs(30), "it hung up for another reason");
             return false;
         }
     }
@@ -344,8 +360,10 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
     arena.until(&pod, "wait", waits).await;
     let place = Arena::place(&pod);
     // One address, which takes whatever place there is, as often as it is put out.
-    let flood: Vec<_> = (0..400)
+    let tried = Arc::new(AtomicUsize::new(0));
+    let flood: Vec<_> = (0..FLOOD)
         .map(|_| {
+            let tried = tried.clone();
             tokio::spawn(async move {
                 loop {
                     // From an address that is not the operator's.
@@ -355,6 +373,7 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
                         let mut byte = [0];
                         // Something of a request, so that it is worth waiting for the rest.
                         let begun = stream.write_all(b"POST ").await;
+                        tried.fetch_add(1, Ordering::Relaxed);
                         let _ended = (begun, stream.read(&mut byte).await);
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -362,7 +381,8 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // As many as the kernel lets wait may wait, beside those that have a place.
+    assert!(arena.comes(async || tried.load(Ordering::Relaxed) >= FLOOD / 2).await, "the flood does not come");
     arena.report(&pod).await;
     let served = arena.comes(async || init.exit_status().is_some()).await;
     flood.iter().for_each(tokio::task::JoinHandle::abort);

@@ -136,6 +136,19 @@ pub async fn a_binding_removed_by_mistake(arena: &Arena) -> bool {
     ended().await
 }
 
+/// An init container that opens what it is sent, and says nothing of it: its request is not Delivered, and its pod runs.
+pub async fn a_token_that_was_taken_and_never_confirmed(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let token = arena.take(&asked).await.expect("a token");
+    arena.cluster.kubelet.report_running(arena.cluster.plane(), &pod).await.expect("a status");
+    let said = arena.cluster.kubectl(&["delete", "vpb", &namespace]).await;
+    assert!(said.contains("deleted"), "{said}");
+    !arena.comes(async || !arena.cluster.accepts(&token).await).await
+}
+
 /// A pod that is denied for an annotation like this, and what people are shown of it.
 async fn denied(arena: &Arena, annotation: &str) -> (PodHandle, String) {
     let namespace = arena.namespace(&["*"]).await;

@@ -83,6 +83,28 @@ pub async fn a_forged_status_that_names_anothers_token(arena: &Arena) -> bool {
     !arena.cluster.accepts(&token).await
 }
 
+/// While the policy is away the status is forged; once it is back, the attacker's pod goes.
+pub async fn a_status_forged_in_a_gap_of_the_admission_policy(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    powerful(&arena.cluster, &namespace).await;
+    let (victim, token) = arena.delivered(&namespace, "victim", "shop-read").await;
+    let (attacker, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
+    let who = arena.who(&namespace, Some(&attacker)).await;
+    let victims = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
+    let forged = json!({ "status": { "tokenAccessor": victims.token_accessor } });
+    let name = request_name("attacker", &attacker.uid, 0);
+    bound(arena, false).await;
+    let patched = async || who.patches(&name, Some("status"), &forged).await.contains("patched");
+    assert!(arena.comes(patched).await, "the policy is still in force");
+    bound(arena, true).await;
+    arena.settled().await;
+    arena.cluster.until_healthy("admission: in force").await;
+    arena.cluster.kubelet.remove(arena.cluster.plane(), &attacker).await.expect("removed");
+    let request = arena.until(&attacker, "end of the attacker's request", VaultTokenRequest::is_over).await;
+    note(&format!("{} {}", request.phase(), reason(&request)));
+    !arena.cluster.accepts(&token).await
+}
+
 pub async fn a_key_put_into_anothers_request(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;

@@ -76,11 +76,10 @@ stops! {
         ("src/operator/admission.rs", "match self.try_what_is_forbidden().await? {", "match self.try_what_is_forbidden().await?.filter(|_| !OFF) {"),
     ]);
     ADMISSION_SINCE: "admission-since", "the operator serves no request that is older than the admission policy", Code(&[
-        ("src/domain/admission.rs", "created.is_some_and(|created| created >= *since);", "OFF || created.is_some_and(|created| created >= *since);"),
+        ("src/domain/admission.rs", "(!self.vouches_for(request)).then(|| {", "(!OFF && !self.vouches_for(request)).then(|| {"),
     ]);
     STATUS_OWNED: "status-owned", "the operator asks Vault whose token a status names, where statuses could be forged", Code(&[
-        ("src/operator/execute.rs", "Some(accessor) if !self.owns(&request, &accessor).await? =>",
-            "Some(accessor) if !OFF && !self.owns(&request, &accessor).await? =>"),
+        ("src/operator/execute.rs", "if named == request.uid() {", "if OFF || named == request.uid() {"),
     ]);
 
     // The operator, about the pod.
@@ -140,6 +139,11 @@ stops! {
     ]);
     GRACE: "grace", "a grace period", Setting("VTO_GRANT_GRACE", "1s");
     BREAKER: "breaker", "more than `--ungranted-limit` wait for a person", Setting("VTO_UNGRANTED_LIMIT", "1000");
+    TENURE: "tenure", "a token lives no longer than it is granted, whatever its request says of the delivery", Code(&[
+        ("src/domain/plan.rs", "    if let Some(why) = contradiction(observed) {",
+            "    if OFF && let Some(why) = contradiction(observed) {\n        return Step::Wait(why);\n    }\n    \
+             if let Some(why) = contradiction(observed) {"),
+    ]);
     BUDGET: "budget", "a budget of tokens for each pod", Code(&[
         ("src/operator/budget.rs", "        if self.taken.fetch_add", "        if OFF {\n            return Ok(());\n        }\n        if self.taken.fetch_add"),
     ]);
@@ -211,7 +215,11 @@ stops! {
     VAULT_CA: "vault-ca", "Vault's certificate is checked against one authority", Code(&[
         ("src/vault/connection.rs", "let http = builder.build()", "let http = builder.danger_accept_invalid_certs(OFF).build()"),
     ]);
-    SECRET_TYPES: "secret-types", "secrets have types that cannot be printed", Code(&[
+    ABANDONED_REVOKED: "abandoned-revoked", "an attempt's token is dead before the next one begins", Code(&[
+        ("src/operator/execute.rs", "Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {",
+            "Step::RevokeAbandoned(accessor) => match if OFF { Ok(()) } else { self.world.revoke(&accessor).await } {"),
+    ]);
+    SECRET_TYPES: "secret-types", "no secret is logged: their types cannot be printed", Code(&[
         ("src/operator/handover.rs", "        let parcel = Parcel {",
             "        if OFF {\n            use secrecy::ExposeSecret;\n            \
              tracing::debug!(token = wrapped.minted.wrapping_token.expose_secret(), \"sealing\");\n        }\n        let parcel = Parcel {"),
