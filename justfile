@@ -35,7 +35,7 @@ ci:
 simulate schedules="1000000":
     SIMULATION_SCHEDULES={{ schedules }} cargo test --test simulation
 
-# Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (some hours); needs a C++ compiler.
+# Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (about an hour and a half); needs a C++ compiler.
 fuzz executions="10000000" *targets:
     tests/fuzz/run {{ executions }} {{ targets }}
 
