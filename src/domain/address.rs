@@ -9,7 +9,7 @@ pub struct PodNetworks(Vec<IpNet>);
 
 impl PodNetworks {
     /// The networks that the operator was told of. With none, every address will do that is not reserved for
-    /// something that no pod is: loopback, link-local (where clouds keep their metadata services), multicast,
+    /// something that no pod is: loopback, link-local (where most clouds keep their metadata services, though not all), multicast,
     /// unspecified or broadcast.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)

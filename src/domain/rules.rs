@@ -132,7 +132,8 @@ impl Rules {
         self.rules.iter().filter(|rule| rule.is_for(namespace, labels, service_account)).collect()
     }
 
-    /// Whether one rule still grants all of these policies.
+    /// Whether one rule still grants all of these policies. The life, the delivery and the token role of a token that is there are what
+    /// they were granted as.
     pub fn still_grant(&self, namespace: &str, service_account: &str, policies: &[String]) -> bool {
         self.of(namespace, service_account).iter().any(|rule| policies.iter().all(|policy| rule.grants(policy)))
     }

@@ -93,7 +93,7 @@ impl<W: World> Executor<W> {
         Self { cluster, limits, world, slots: Slots::default() }
     }
 
-    /// Sees to what is in memory for a request that is gone.
+    /// Sees to what is in memory for a request that is gone, or that records another token.
     pub fn drop_hand(&self, request_uid: &str, hand: &mut Hand) {
         if let Hand::Unconfirmed(wrapped) = std::mem::take(hand) {
             self.world.take_back(request_uid, wrapped.minted.token_accessor, wrapped.period);
