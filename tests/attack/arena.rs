@@ -1,7 +1,7 @@
 //! The system under attack, and what attackers and victims have in common.
 
 use crate::stops::{Off, Stop};
-use crate::support::{Cluster, LIMIT, reason, request_for};
+use crate::support::{Cluster, LIMIT, by_status, reason, request_for};
 use crate::who::Who;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -17,6 +17,7 @@ use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use testbed::project;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Subject};
+use vault_token_operator::wire::Parcel;
 
 /// The admission policies.
 pub const ADMISSION: &str = "config/admission.yaml";
@@ -293,8 +294,7 @@ impl Arena {
         let key = OneTimeKey::generate().expect("a key");
         let mut request = request_for(pod, 0);
         request["spec"]["publicKey"] = json!(key.public());
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
+        by_status(&mut request);
         change(&mut request);
         let text = |pointer: &str| request.pointer(pointer).and_then(Value::as_str).expect("a text").to_owned();
         let asked = Asked { namespace: text("/metadata/namespace"), name: text("/metadata/name"), key };
@@ -302,8 +302,8 @@ impl Arena {
         let_in.then_some(asked)
     }
 
-    /// What comes of a request whose token is taken from the status: the token, once it is there, or nothing once it is refused.
-    pub async fn take(&self, asked: &Asked) -> Option<SecretString> {
+    /// What comes of a request whose token is taken from the status: the parcel, once it is there, or nothing once it is refused.
+    pub async fn offered(&self, asked: &Asked) -> Option<Parcel> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let request = self.cluster.requests(&asked.namespace).get(&asked.name).await.expect("a request");
@@ -311,8 +311,7 @@ impl Arena {
             if let Some(sealed) = &status.sealed_token {
                 let request_uid = request.metadata.uid.as_deref().expect("a UID");
                 let subject = Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt: status.attempts };
-                let parcel = asked.key.open(sealed, subject)?;
-                return self.unwrap(&parcel.wrapping_token).await;
+                return asked.key.open(sealed, subject);
             }
             if is_refused(&request) {
                 note(&format!("{}: {}", reason(&request), message(&request)));
@@ -320,6 +319,27 @@ impl Arena {
             }
             assert!(Instant::now() < deadline, "nothing comes of it: {request:#?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The token that comes of such a request, if one does.
+    pub async fn take(&self, asked: &Asked) -> Option<SecretString> {
+        self.unwrap(&self.offered(asked).await?.wrapping_token).await
+    }
+
+    /// Whether what comes of such a request is a token that Vault takes.
+    pub async fn takes(&self, asked: &Asked) -> bool {
+        match self.offered(asked).await {
+            Some(parcel) => self.unwraps(&parcel.wrapping_token).await,
+            None => false,
+        }
+    }
+
+    /// Whether a token that Vault takes comes out of a wrapping token.
+    pub async fn unwraps(&self, wrapping: &SecretString) -> bool {
+        match self.unwrap(wrapping).await {
+            Some(token) => self.cluster.accepts(&token).await,
+            None => false,
         }
     }
 
@@ -334,10 +354,7 @@ impl Arena {
     /// Somebody asks for another pod's token, and tries to take it: whether he has one then that Vault takes.
     pub async fn steals(&self, who: &Who<'_>, victim: &PodHandle) -> bool {
         let Some(asked) = self.ask(who, victim, |_| ()).await else { return false };
-        match self.take(&asked).await {
-            Some(token) => self.cluster.accepts(&token).await,
-            None => false,
-        }
+        self.takes(&asked).await
     }
 
     /// The policies of a token, by what Vault says of it.

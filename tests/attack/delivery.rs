@@ -2,7 +2,7 @@
 
 use crate::arena::{Arena, note};
 use crate::rogue::{Rogue, Taken};
-use crate::support::{reason, request_for, token_of};
+use crate::support::{by_status, reason, request_for, token_of};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -30,29 +30,28 @@ fn read_off(sealed: &str) -> Option<SecretString> {
 /// Whether somebody has a living token of the pod's who has read this.
 async fn taken(arena: &Arena, sealed: &str) -> bool {
     let Some(wrapping) = read_off(sealed) else { return false };
-    match arena.unwrap(&wrapping).await {
-        Some(token) => arena.cluster.accepts(&token).await,
-        None => false,
-    }
+    arena.unwraps(&wrapping).await
+}
+
+/// A pod at whose address somebody else listens, and the push that came to him.
+async fn pushed(arena: &Arena) -> (PodHandle, Rogue, Taken) {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.pod(&namespace, "web", "shop-read").await;
+    let listener = Rogue::at(&pod).await;
+    arena.cluster.ask(&pod, |_| ()).await;
+    arena.report(&pod).await;
+    let taken = listener.takes().await.expect("a push");
+    (pod, listener, taken)
 }
 
 pub async fn a_push_read_on_its_way(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let between = Rogue::at(&pod).await;
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let Taken { push, .. } = between.takes().await.expect("a push");
+    let (_, _listener, Taken { push, .. }) = pushed(arena).await;
     taken(arena, &push.sealed).await
 }
 
 pub async fn a_status_read_by_others(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let pod = arena.initializing(&namespace, "web", "shop-read").await;
-    let by_status = |request: &mut Value| {
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
-    };
     arena.cluster.ask(&pod, by_status).await;
     let sealed = |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.sealed_token.clone());
     let request = arena.until(&pod, "offer", |request| sealed(request).is_some()).await;
@@ -149,24 +148,14 @@ pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
 }
 
 pub async fn an_answer_that_confirms_what_was_not_taken(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let listener = Rogue::at(&pod).await;
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let taken = listener.takes().await.expect("a push");
+    let (pod, _listener, taken) = pushed(arena).await;
     answer_without_receipt(taken, Outcome::Stored).await;
     let told = |request: &VaultTokenRequest| request.phase() == Phase::Delivered || reason(request) == "PushFailed";
     arena.until(&pod, "word of the answer", told).await.phase() == Phase::Delivered
 }
 
 pub async fn a_false_alarm(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let listener = Rogue::at(&pod).await;
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let taken = listener.takes().await.expect("a push");
+    let (pod, _listener, taken) = pushed(arena).await;
     answer_without_receipt(taken, Outcome::Intercepted).await;
     let told = |request: &VaultTokenRequest| request.is_compromised() || reason(request) == "PushFailed";
     arena.until(&pod, "word of the answer", told).await.is_compromised()
@@ -288,33 +277,23 @@ pub async fn an_address_of_something_else(arena: &Arena) -> bool {
 }
 
 pub async fn a_redirect_to_somebody_else(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let elsewhere = arena.pod(&namespace, "elsewhere", "").await;
-    let (listener, other) = (Rogue::at(&pod).await, Rogue::at(&elsewhere).await);
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let taken = listener.takes().await.expect("a push");
+    let (pod, _listener, taken) = pushed(arena).await;
+    let elsewhere = arena.pod(&pod.namespace, "elsewhere", "").await;
+    let other = Rogue::at(&elsewhere).await;
     let head = format!("307 Temporary Redirect\r\nlocation: http://{}{PUSH_PATH}", Arena::place(&elsewhere));
     taken.answer(&head, "").await;
-    let came = tokio::select! {
+    tokio::select! {
         came = other.takes() => came.is_some(),
         request = arena.until(&pod, "word of the answer", |request| reason(request) == "PushFailed") => {
             note(&crate::arena::message(&request));
             false
         }
-    };
-    came
+    }
 }
 
 /// How many bytes a pod can make the operator take for one answer.
 pub async fn an_answer_without_end(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let listener = Rogue::at(&pod).await;
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let Taken { mut stream, .. } = listener.takes().await.expect("a push");
+    let (_, _listener, Taken { mut stream, .. }) = pushed(arena).await;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n").await.expect("written");
     let (chunk, mut written) = ([b' '; 64 * 1024], 0);
     // What the kernel's buffers take on both sides is far less.
@@ -330,12 +309,7 @@ pub async fn an_answer_without_end(arena: &Arena) -> bool {
 
 /// How long a pod can keep the operator waiting with one byte a second.
 pub async fn an_answer_that_never_comes_to_its_end(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    let pod = arena.pod(&namespace, "web", "shop-read").await;
-    let listener = Rogue::at(&pod).await;
-    arena.cluster.ask(&pod, |_| ()).await;
-    arena.report(&pod).await;
-    let Taken { mut stream, .. } = listener.takes().await.expect("a push");
+    let (_, _listener, Taken { mut stream, .. }) = pushed(arena).await;
     let begun = Instant::now();
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await.expect("written");
     let mut byte = [0];
@@ -410,8 +384,5 @@ pub async fn a_key_of_the_attackers_own_in_a_request_by_hand(arena: &Arena) -> b
     let (request_uid, pod_uid) = (request.metadata.uid.as_deref().expect("a UID"), victim.uid.as_str());
     let Some(Taken { push, .. }) = between.takes_unless_refused(arena, &victim).await else { return false };
     let parcel = key.open(&push.sealed, Subject { request_uid, pod_uid, attempt: push.attempt }).expect("it opens");
-    match arena.unwrap(&parcel.wrapping_token).await {
-        Some(token) => arena.cluster.accepts(&token).await,
-        None => false,
-    }
+    arena.unwraps(&parcel.wrapping_token).await
 }

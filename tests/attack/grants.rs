@@ -1,7 +1,7 @@
 //! Somebody wants more than is granted to him, or mischief with what he may write.
 
 use crate::arena::{Arena, message, note};
-use crate::support::{LIMIT, condition, reason};
+use crate::support::{LIMIT, by_status, condition, reason};
 use crate::who::Who;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
@@ -181,8 +181,7 @@ pub async fn a_pod_that_asks_again_and_again(arena: &Arena) -> bool {
     let pod = arena.initializing(&namespace, "web", "shop-read").await;
     for digit in 0..3 {
         let mut request = crate::support::request_for(&pod, digit);
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
+        by_status(&mut request);
         let request: VaultTokenRequest = serde_json::from_value(request).expect("a request");
         let requests = arena.cluster.requests(&namespace);
         requests.create(&PostParams::default(), &request).await.expect("created");

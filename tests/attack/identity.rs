@@ -1,8 +1,9 @@
 //! Somebody asks in another's name, or changes what others have asked for.
 
 use crate::arena::{ADMISSION, Arena, Asked, is_refused, note};
-use crate::support::{LIMIT, reason};
-use crate::who::powerful;
+use crate::support::{LIMIT, by_status, reason};
+use crate::who::{Who, powerful};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::time::Instant;
 use testbed::kubelet::PodHandle;
@@ -64,55 +65,65 @@ pub async fn a_request_that_goes_with_somebody_elses_pod(arena: &Arena) -> bool 
     arena.ask(&who, &pod, owned).await.is_some()
 }
 
+/// Somebody who would have another's token revoked, in the place of his own.
+struct Forger<'a> {
+    arena: &'a Arena,
+    pod: PodHandle,
+    who: Who<'a>,
+    forged: Value,
+    victims: SecretString,
+}
+
+impl<'a> Forger<'a> {
+    async fn new(arena: &'a Arena) -> Self {
+        let namespace = arena.namespace(&["shop-read"]).await;
+        powerful(&arena.cluster, &namespace).await;
+        arena.arm().await;
+        let (victim, victims) = arena.delivered(&namespace, "victim", "shop-read").await;
+        let (pod, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
+        arena.disarm().await;
+        let who = arena.who(&namespace, Some(&pod)).await;
+        let status = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
+        let forged = json!({ "status": { "tokenAccessor": status.token_accessor } });
+        Self { arena, pod, who, forged, victims }
+    }
+
+    async fn forges(&self) -> String {
+        let name = request_name("attacker", &self.pod.uid, 0);
+        self.who.patches(&name, Some("status"), &self.forged).await
+    }
+
+    /// Lets his pod go; gives whether the victim's token is dead then.
+    async fn goes(self) -> bool {
+        let Self { arena, pod, victims, .. } = self;
+        arena.cluster.kubelet.remove(arena.cluster.plane(), &pod).await.expect("removed");
+        let request = arena.until(&pod, "end of the attacker's request", VaultTokenRequest::is_over).await;
+        note(&format!("{} {}", request.phase(), reason(&request)));
+        !arena.cluster.accepts(&victims).await
+    }
+}
+
 pub async fn a_forged_status_that_names_anothers_token(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    powerful(&arena.cluster, &namespace).await;
-    arena.arm().await;
-    let (victim, token) = arena.delivered(&namespace, "victim", "shop-read").await;
-    let (attacker, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
-    arena.disarm().await;
-    let who = arena.who(&namespace, Some(&attacker)).await;
-    let victims = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
-    let forged = json!({ "status": { "tokenAccessor": victims.token_accessor } });
-    let name = request_name("attacker", &attacker.uid, 0);
-    let let_in = arena.let_in("patched", async || who.patches(&name, Some("status"), &forged).await).await;
-    arena.cluster.kubelet.remove(arena.cluster.plane(), &attacker).await.expect("removed");
-    let ended = |request: &VaultTokenRequest| request.is_over();
-    let request = arena.until(&attacker, "end of the attacker's request", ended).await;
-    note(&format!("let in: {let_in}, then {} {}", request.phase(), reason(&request)));
-    !arena.cluster.accepts(&token).await
+    let forger = Forger::new(arena).await;
+    arena.let_in("patched", async || forger.forges().await).await;
+    forger.goes().await
 }
 
 /// While the policy is away the status is forged; once it is back, the attacker's pod goes.
 pub async fn a_status_forged_in_a_gap_of_the_admission_policy(arena: &Arena) -> bool {
-    let namespace = arena.namespace(&["shop-read"]).await;
-    powerful(&arena.cluster, &namespace).await;
-    let (victim, token) = arena.delivered(&namespace, "victim", "shop-read").await;
-    let (attacker, _) = arena.delivered(&namespace, "attacker", "shop-read").await;
-    let who = arena.who(&namespace, Some(&attacker)).await;
-    let victims = arena.request(&victim).await.and_then(|request| request.status).expect("a status");
-    let forged = json!({ "status": { "tokenAccessor": victims.token_accessor } });
-    let name = request_name("attacker", &attacker.uid, 0);
+    let forger = Forger::new(arena).await;
     bound(arena, false).await;
-    let patched = async || who.patches(&name, Some("status"), &forged).await.contains("patched");
-    assert!(arena.comes(patched).await, "the policy is still in force");
+    assert!(arena.comes(async || forger.forges().await.contains("patched")).await, "the policy is still in force");
     bound(arena, true).await;
     arena.settled().await;
     arena.cluster.until_healthy("admission: in force").await;
-    arena.cluster.kubelet.remove(arena.cluster.plane(), &attacker).await.expect("removed");
-    let request = arena.until(&attacker, "end of the attacker's request", VaultTokenRequest::is_over).await;
-    note(&format!("{} {}", request.phase(), reason(&request)));
-    !arena.cluster.accepts(&token).await
+    forger.goes().await
 }
 
 pub async fn a_key_put_into_anothers_request(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     powerful(&arena.cluster, &namespace).await;
     let victim = arena.pod(&namespace, "web", "shop-read").await;
-    let by_status = |request: &mut Value| {
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
-    };
     let waits = |request: &VaultTokenRequest| is_refused(request) || reason(request) == "InitContainerNotRunning";
     arena.cluster.ask(&victim, by_status).await;
     arena.until(&victim, "wait", waits).await;
@@ -126,10 +137,7 @@ pub async fn a_key_put_into_anothers_request(arena: &Arena) -> bool {
     }
     arena.report(&victim).await;
     let asked = Asked { namespace, name, key };
-    match arena.take(&asked).await {
-        Some(token) => arena.cluster.accepts(&token).await,
-        None => false,
-    }
+    arena.takes(&asked).await
 }
 
 pub async fn a_finalizer_taken_off(arena: &Arena) -> bool {
@@ -168,10 +176,7 @@ pub async fn an_identity_stolen_from_an_app(arena: &Arena) -> bool {
         request["spec"]["sequence"] = json!(8_000_000_000_000_000_000_i64);
     };
     let Some(asked) = arena.ask(&who, &victim, second).await else { return false };
-    match arena.take(&asked).await {
-        Some(token) => arena.cluster.accepts(&token).await,
-        None => false,
-    }
+    arena.takes(&asked).await
 }
 
 /// The same while the init container runs, where tokens are pushed to pods.
@@ -193,10 +198,7 @@ pub async fn a_pod_of_the_same_name_made_anew(arena: &Arena) -> bool {
     arena.cluster.kubelet.remove(arena.cluster.plane(), &first).await.expect("removed");
     arena.initializing(&namespace, "web", "shop-read").await;
     arena.cluster.system.resume_operator();
-    match arena.take(&asked.expect("its own request")).await {
-        Some(token) => arena.cluster.accepts(&token).await,
-        None => false,
-    }
+    arena.takes(&asked.expect("its own request")).await
 }
 
 pub async fn names_of_another_pods_requests(arena: &Arena) -> bool {
@@ -263,8 +265,7 @@ pub async fn a_request_from_before_the_admission_policy(arena: &Arena) -> bool {
     let asked = asks_in_the_end(arena, &victim).await;
     bound(arena, true).await;
     arena.settled().await;
-    let stolen = arena.take(&asked).await;
-    stolen.is_some()
+    arena.take(&asked).await.is_some()
 }
 
 /// Whoever sees one's own request before anything was made for it, and edits the pod's annotations then.

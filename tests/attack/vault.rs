@@ -4,13 +4,12 @@ use crate::arena::{Arena, note};
 use crate::support::LIMIT;
 use aho_corasick::AhoCorasick;
 use reqwest::{Method, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use testbed::kubelet::PodSpec;
 use testbed::proxy::{Fault, Proxy};
 use testbed::run::Run;
 use vault_token_operator::api::Phase;
-use vault_token_operator::seal::{OneTimeKey, Subject};
 
 /// What no Vault does by itself: something before it adds a policy to what it is asked for.
 pub async fn a_vault_that_gives_other_policies_than_asked(arena: &Arena) -> bool {
@@ -44,20 +43,8 @@ pub async fn a_token_that_renews_itself(arena: &Arena) -> bool {
     status == StatusCode::OK
 }
 
-/// The operator's own Vault token, as whoever has its pod can get it.
-async fn operators_token(arena: &Arena) -> SecretString {
-    let [_, login] = arena.cluster.system.operator_token_files();
-    let jwt = std::fs::read_to_string(login).expect("a token");
-    let body = json!({ "role": "vault-token-operator", "jwt": jwt.trim() });
-    let vault = arena.cluster.vault();
-    let (status, answer) =
-        vault.request_as(None, Method::POST, "auth/kubernetes/login", Some(&body)).await.expect("an answer");
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    answer["auth"]["client_token"].as_str().expect("a token").to_owned().into()
-}
-
 async fn operator_may(arena: &Arena, method: Method, path: &str, body: Option<&Value>) -> bool {
-    let token = operators_token(arena).await;
+    let token = arena.cluster.operators_login().await;
     let (status, answer) = arena.cluster.vault().request_as(Some(&token), method, path, body).await.expect("an answer");
     note(&format!("{status}: {}", answer["errors"]));
     status == StatusCode::OK
@@ -99,20 +86,9 @@ pub async fn a_vault_that_is_another_one(arena: &Arena) -> bool {
 pub async fn a_wrapping_token_in_the_logs(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let pod = arena.initializing(&namespace, "web", "shop-read").await;
-    let key = OneTimeKey::generate().expect("a key");
-    let by_status = |request: &mut Value| {
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
-        request["spec"]["publicKey"] = json!(key.public());
-    };
-    arena.cluster.ask(&pod, by_status).await;
-    let request = arena
-        .until(&pod, "offer", |request| request.status.as_ref().is_some_and(|status| status.sealed_token.is_some()));
-    let request = request.await;
-    let status = request.status.clone().expect("a status");
-    let request_uid = request.metadata.uid.as_deref().expect("a UID");
-    let subject = Subject { request_uid, pod_uid: &pod.uid, attempt: status.attempts };
-    let parcel = key.open(&status.sealed_token.expect("an offer"), subject).expect("it opens");
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let parcel = arena.offered(&asked).await.expect("an offer");
     let token = arena.unwrap(&parcel.wrapping_token).await.expect("a token");
     let searched =
         AhoCorasick::new([parcel.wrapping_token.expose_secret(), token.expose_secret()]).expect("a searcher");

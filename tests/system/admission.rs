@@ -1,6 +1,6 @@
 //! Identity: who may create, change and delete requests, and that nothing is served where nothing checks that.
 
-use crate::support::{Cluster, LIMIT, alone, condition, reason, request_for, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, by_status, condition, reason, request_for, shared, token_of};
 use crate::who::{Who, powerful};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -114,10 +114,6 @@ async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
     let namespace = cluster.namespace("answers").await;
     cluster.system.allow_status_delivery(&namespace).await.expect("a role");
     powerful(cluster, &namespace).await;
-    let by_status = |request: &mut Value| {
-        request["spec"]["delivery"] = json!("Status");
-        request["spec"]["port"] = Value::Null;
-    };
     let (pod, other) = (
         cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await,
         cluster.pod(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await,

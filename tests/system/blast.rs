@@ -48,13 +48,7 @@ async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret()
     let cluster = shared().await;
     let namespace = cluster.namespace("blast-operator").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let [_, login] = cluster.system.operator_token_files();
-    let jwt = std::fs::read_to_string(login).expect("a token");
-    let body = json!({ "role": "vault-token-operator", "jwt": jwt.trim() });
-    let login = cluster.vault().request_as(None, Method::POST, "auth/kubernetes/login", Some(&body)).await;
-    let (status, answer) = login.expect("an answer");
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    let stolen: SecretString = answer["auth"]["client_token"].as_str().expect("a token").into();
+    let stolen = cluster.operators_login().await;
     let role = "auth/token/create/vault-token-operator-main";
     for (call, expected) in [
         ((Method::POST, role, json!({ "policies": ["vault-token-operator"] })), StatusCode::BAD_REQUEST),

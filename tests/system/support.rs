@@ -284,6 +284,17 @@ impl Cluster {
         self.requests(&pod.namespace).create(&PostParams::default(), &request).await.expect("created");
     }
 
+    /// A login to Vault as the operator's, as whoever has its pod can make it.
+    pub async fn operators_login(&self) -> SecretString {
+        let [_, login] = self.system.operator_token_files();
+        let jwt = std::fs::read_to_string(login).expect("a token");
+        let body = json!({ "role": "vault-token-operator", "jwt": jwt.trim() });
+        let path = "auth/kubernetes/login";
+        let (status, answer) = self.vault().request_as(None, Method::POST, path, Some(&body)).await.expect("an answer");
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["auth"]["client_token"].as_str().expect("a token").into()
+    }
+
     /// Whether Vault accepts the token, which has the policy shop-read.
     pub async fn accepts(&self, token: &SecretString) -> bool {
         let path = "secret/data/shop/read";
@@ -386,6 +397,12 @@ pub fn request_for(pod: &PodHandle, digit: u8) -> Value {
             "initContainer": testbed::kubelet::INIT_CONTAINER, "port": testbed::kubelet::INIT_PORT,
             "publicKey": OneTimeKey::generate().expect("a key").public() },
     })
+}
+
+/// Lets a request take its token from its status.
+pub fn by_status(request: &mut Value) {
+    request["spec"]["delivery"] = json!("Status");
+    request["spec"]["port"] = Value::Null;
 }
 
 /// Why the request is in its phase, in one word.
