@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
+use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::project;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Subject};
@@ -432,11 +432,6 @@ impl Arena {
     /// A name that no other run of an attack has.
     pub fn fresh(&self, name: &str) -> String {
         format!("{name}-{}", self.numbers.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Where a pod's init container listens.
-    pub fn place(pod: &PodHandle) -> std::net::SocketAddr {
-        std::net::SocketAddr::new(pod.address, INIT_PORT)
     }
 }
 

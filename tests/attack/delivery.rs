@@ -1,7 +1,7 @@
 //! Somebody between the operator and the init container, or in the place of one of them.
 
-use crate::arena::{Arena, note};
-use crate::rogue::{Rogue, Taken};
+use crate::arena::{Arena, is_refused, note};
+use crate::stranger::{Rogue, Taken, place, post, push, wrapped};
 use crate::support::{by_status, reason, request_for, token_of};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Mutex;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
-use vault_token_operator::seal::{OneTimeKey, Receipt, Subject, seal};
-use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel, Push};
+use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
+use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Push};
 
 /// Connections of whoever floods: more than an init container has places.
 const FLOOD: usize = 600;
@@ -58,6 +58,14 @@ pub async fn a_status_read_by_others(arena: &Arena) -> bool {
     taken(arena, &sealed(&request).expect("an offer")).await
 }
 
+/// The next push about a pod's first request; `None` once that is refused.
+async fn takes_unless_refused(arena: &Arena, listener: &Rogue, pod: &PodHandle) -> Option<Taken> {
+    tokio::select! {
+        taken = listener.take() => Some(taken),
+        _ = arena.until(pod, "push", is_refused) => None,
+    }
+}
+
 /// An init container that waits at its address, while the kubelet reports another one: so somebody can come between.
 struct Detour {
     pod: PodHandle,
@@ -75,39 +83,6 @@ async fn detour(arena: &Arena) -> Detour {
     Detour { pod, init, between }
 }
 
-async fn post(pod: &PodHandle, body: &str) -> (u16, String) {
-    let url = format!("http://{}{PUSH_PATH}", Arena::place(pod));
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let answer = client.post(url).body(body.to_owned()).send().await.expect("an answer");
-    (answer.status().as_u16(), answer.text().await.expect("a text"))
-}
-
-/// A wrapping token for a token of the attacker's own making, by this path, with the UID of a pod in its metadata.
-async fn of_ones_own(arena: &Arena, path: &str, policy: &str, pod_uid: &str) -> Value {
-    let address = format!("{}/v1/{path}", arena.cluster.vault().address());
-    let pem = std::fs::read(arena.cluster.vault().ca_path()).expect("a file");
-    let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
-    let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build().expect("a client");
-    let request = client
-        .post(address)
-        .header("X-Vault-Token", arena.cluster.vault().root_token().expose_secret())
-        .header("X-Vault-Wrap-TTL", "90s")
-        .json(&json!({ "policies": [policy], "ttl": "1h", "meta": { "pod_uid": pod_uid } }));
-    request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
-}
-
-/// Whoever knows the request can seal to its key; the receipt is his own.
-fn forged(request: &VaultTokenRequest, wrapping: &Value, attempt: u32) -> String {
-    let text = |field: &str| wrapping[field].as_str().expect("a text").to_owned();
-    let receipt = Receipt::generate().expect("a receipt").encoded();
-    let parcel =
-        Parcel { wrapping_token: text("token").into(), creation_path: text("creation_path"), receipt: receipt.into() };
-    let request_uid = request.metadata.uid.as_deref().expect("a UID");
-    let subject = Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt };
-    let sealed = seal(&request.spec.public_key, subject, &parcel).expect("sealed");
-    json!({ "requestUID": request_uid, "attempt": attempt, "sealed": sealed }).to_string()
-}
-
 pub async fn a_token_of_the_attackers_own_planted(arena: &Arena) -> bool {
     planted(arena, "auth/token/create", "planted", |_| "the attacker's".to_owned()).await
 }
@@ -121,8 +96,8 @@ async fn planted(arena: &Arena, path: &str, policy: &str, pod_uid: fn(&PodHandle
     let Detour { pod, init, between } = detour(arena).await;
     let _held = between.takes().await.expect("a push");
     let request = arena.request(&pod).await.expect("a request");
-    let wrapping = of_ones_own(arena, path, policy, &pod_uid(&pod)).await;
-    let (_, said) = post(&pod, &forged(&request, &wrapping, 1)).await;
+    let wrapping = wrapped(&arena.cluster, path, policy, &pod_uid(&pod)).await;
+    let (_, said) = post(&pod, PUSH_PATH, &push(&request, &wrapping)).await;
     note(&said);
     let planted = pod.volume.join("token").exists();
     assert!(planted || init.exit_status().is_none(), "the wait goes on");
@@ -132,7 +107,7 @@ async fn planted(arena: &Arena, path: &str, policy: &str, pod_uid: fn(&PodHandle
 /// A push that was held back, and is passed off as a later one: the pod would have a token that no request records.
 pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
     let Detour { pod, between, init: _runs } = detour(arena).await;
-    let Taken { push: old, stream } = between.takes().await.expect("a push");
+    let Taken { push: old, stream, .. } = between.takes().await.expect("a push");
     drop((stream, between));
     // The operator gives the attempt up when it has lost what it had in hand, long before the wrapping token expires.
     arena.restart(&[]).await;
@@ -142,7 +117,7 @@ pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
     let request = arena.until(&pod, "second attempt", second).await;
     let attempt = request.status.map(|status| status.attempts).unwrap_or_default();
     let replayed = Push { attempt, ..old };
-    let (status, said) = post(&pod, &serde_json::to_string(&replayed).expect("JSON")).await;
+    let (status, said) = post(&pod, PUSH_PATH, &serde_json::to_string(&replayed).expect("JSON")).await;
     note(&format!("{status}: {said}"));
     pod.volume.join("token").exists() && arena.cluster.accepts(&token_of(&pod)).await
 }
@@ -235,7 +210,7 @@ pub async fn the_next_owner_of_a_pods_address(arena: &Arena) -> bool {
     let attacker = PodHandle { address: victim.address, ..arena.pod(&namespace, "attacker", "").await };
     let listener = Rogue::at(&attacker).await;
     arena.report(&attacker).await;
-    match listener.takes_unless_refused(arena, &victim).await {
+    match takes_unless_refused(arena, &listener, &victim).await {
         Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
         None => false,
     }
@@ -249,7 +224,7 @@ pub async fn a_listener_on_the_node_of_a_pod(arena: &Arena) -> bool {
     let listener = Rogue::at(&pod).await;
     arena.cluster.ask(&pod, |_| ()).await;
     arena.report(&pod).await;
-    match listener.takes_unless_refused(arena, &pod).await {
+    match takes_unless_refused(arena, &listener, &pod).await {
         Some(Taken { push, .. }) => taken(arena, &push.sealed).await,
         None => false,
     }
@@ -272,7 +247,7 @@ pub async fn an_address_of_something_else(arena: &Arena) -> bool {
     arena.report(&PodHandle { address: other, ..pod.clone() }).await;
     tokio::select! {
         _ = listener.accept() => true,
-        _ = arena.until(&pod, "call", crate::arena::is_refused) => false,
+        _ = arena.until(&pod, "call", is_refused) => false,
     }
 }
 
@@ -280,7 +255,7 @@ pub async fn a_redirect_to_somebody_else(arena: &Arena) -> bool {
     let (pod, _listener, taken) = pushed(arena).await;
     let elsewhere = arena.pod(&pod.namespace, "elsewhere", "").await;
     let other = Rogue::at(&elsewhere).await;
-    let head = format!("307 Temporary Redirect\r\nlocation: http://{}{PUSH_PATH}", Arena::place(&elsewhere));
+    let head = format!("307 Temporary Redirect\r\nlocation: http://{}{PUSH_PATH}", place(&elsewhere));
     taken.answer(&head, "").await;
     tokio::select! {
         came = other.takes() => came.is_some(),
@@ -332,7 +307,7 @@ pub async fn idle_connections_in_every_place(arena: &Arena) -> bool {
     let init = arena.init(&pod, &[]).await;
     let waits = |request: &VaultTokenRequest| reason(request) == "InitContainerNotRunning";
     arena.until(&pod, "wait", waits).await;
-    let place = Arena::place(&pod);
+    let place = place(&pod);
     // One address, which takes whatever place there is, as often as it is put out.
     let tried = Arc::new(AtomicUsize::new(0));
     let flood: Vec<_> = (0..FLOOD)
@@ -382,7 +357,7 @@ pub async fn a_key_of_the_attackers_own_in_a_request_by_hand(arena: &Arena) -> b
     }
     let request = arena.request(&victim).await.expect("a request");
     let (request_uid, pod_uid) = (request.metadata.uid.as_deref().expect("a UID"), victim.uid.as_str());
-    let Some(Taken { push, .. }) = between.takes_unless_refused(arena, &victim).await else { return false };
+    let Some(Taken { push, .. }) = takes_unless_refused(arena, &between, &victim).await else { return false };
     let parcel = key.open(&push.sealed, Subject { request_uid, pod_uid, attempt: push.attempt }).expect("it opens");
     arena.unwraps(&parcel.wrapping_token).await
 }

@@ -12,8 +12,9 @@ mod delivery;
 mod grants;
 mod identity;
 mod list;
-mod rogue;
 mod stops;
+#[path = "../system/stranger.rs"]
+mod stranger;
 #[path = "../system/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of tests/system")]
 mod support;

@@ -23,6 +23,7 @@ mod push;
 mod rights;
 mod sealed;
 mod secrecy;
+mod stranger;
 mod support;
 mod sweep;
 mod waiting;

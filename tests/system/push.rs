@@ -1,8 +1,8 @@
 //! I6: what the init container accepts, and that a wrong push does not end its wait.
 
+use crate::stranger::{post, push, wrapped};
 use crate::support::{Cluster, LIMIT, alone, shared, token_of};
 use reqwest::{Method, StatusCode};
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,8 +11,7 @@ use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use vault_token_operator::api::{Phase, VaultTokenRequest};
-use vault_token_operator::seal::{Receipt, Subject, seal};
-use vault_token_operator::wire::{PUSH_PATH, Parcel};
+use vault_token_operator::wire::PUSH_PATH;
 
 /// Where the operator makes tokens.
 const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
@@ -33,38 +32,12 @@ async fn served_after_all(cluster: &Cluster, pod: &PodHandle, init: &Init) {
     assert!(cluster.accepts(&token_of(pod)).await);
 }
 
-async fn post(pod: &PodHandle, path: &str, body: &str) -> (StatusCode, String) {
-    let url = format!("http://{}{path}", SocketAddr::new(pod.address, INIT_PORT));
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let answer = client.post(url).body(body.to_owned()).send().await.expect("an answer");
-    (answer.status(), answer.text().await.expect("a text"))
-}
-
-/// A wrapping token for a token that somebody else made at this path.
-async fn wrapped(cluster: &Cluster, path: &str, policy: &str) -> Value {
-    wrapped_for(cluster, path, policy, "nobody").await
-}
-
-/// The same, with the UID of a pod in the token's metadata.
-async fn wrapped_for(cluster: &Cluster, path: &str, policy: &str, pod_uid: &str) -> Value {
-    let address = format!("{}/v1/{path}", cluster.vault().address());
-    let pem = std::fs::read(cluster.vault().ca_path()).expect("a file");
-    let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
-    let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build().expect("a client");
-    let request = client
-        .post(address)
-        .header("X-Vault-Token", cluster.vault().root_token().expose_secret())
-        .header("X-Vault-Wrap-TTL", "90s")
-        .json(&json!({ "policies": [policy], "ttl": "1h", "meta": { "pod_uid": pod_uid } }));
-    request.send().await.expect("an answer").json::<Value>().await.expect("JSON")["wrap_info"].clone()
-}
-
 #[tokio::test]
 async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     let cluster = shared().await;
     let (pod, init) = waiting(cluster, "wrong-push").await;
     let request = cluster.request(&pod, 0).await.expect("a request");
-    let forged = wrapped(cluster, "auth/token/create", "default").await;
+    let forged = wrapped(cluster, "auth/token/create", "default", "nobody").await;
 
     assert_eq!(post(&pod, "/", "").await.0, StatusCode::NOT_FOUND);
     assert_eq!(post(&pod, PUSH_PATH, "nonsense").await.0, StatusCode::BAD_REQUEST);
@@ -108,18 +81,6 @@ async fn record(cluster: &Cluster, pod: &PodHandle, accessor: &Value) -> VaultTo
     request
 }
 
-/// A push as the operator makes it, which anybody can make who knows the request.
-fn push(request: &VaultTokenRequest, wrap: &Value) -> String {
-    let text = |field: &str| wrap[field].as_str().expect("a text").to_owned();
-    let receipt = Receipt::generate().expect("a receipt").encoded();
-    let parcel =
-        Parcel { wrapping_token: text("token").into(), creation_path: text("creation_path"), receipt: receipt.into() };
-    let request_uid = request.metadata.uid.as_deref().expect("a UID");
-    let subject = Subject { request_uid, pod_uid: &request.spec.pod_uid, attempt: 1 };
-    let sealed = seal(&request.spec.public_key, subject, &parcel).expect("sealed");
-    json!({ "requestUID": request_uid, "attempt": 1, "sealed": sealed }).to_string()
-}
-
 #[tokio::test]
 async fn i6_a_forged_push_after_the_record_is_refused() {
     let (cluster, _guard) = alone().await;
@@ -127,14 +88,14 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
     let request = record(cluster, &pod, &json!("of-another-token")).await;
 
     // Not by way of a token role at all: it stays unopened.
-    let elsewhere = wrapped(cluster, "auth/token/create", "default").await;
+    let elsewhere = wrapped(cluster, "auth/token/create", "default", "nobody").await;
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &elsewhere)).await;
     assert!(text.contains("not made by creating a token as the operator says"), "{text}");
     let opened = json!({ "token": elsewhere["token"] });
     cluster.vault().must(Method::POST, "sys/wrapping/lookup", Some(&opened)).await.expect("it was opened");
 
     // By way of the operator's own token role: only the accessor tells.
-    let forged = wrapped(cluster, ROLE_PATH, "shop-read").await;
+    let forged = wrapped(cluster, ROLE_PATH, "shop-read", "nobody").await;
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &forged)).await;
     assert!(text.contains("another token than the one that the request records"), "{text}");
     assert!(text.contains("\"Lost\""), "{text}");
@@ -142,7 +103,7 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
     assert!(text.contains("was used before, or has expired"), "its own doing is no alarm: {text}");
 
     // One that somebody else has used by now.
-    let used = wrapped(cluster, ROLE_PATH, "shop-read").await;
+    let used = wrapped(cluster, ROLE_PATH, "shop-read", "nobody").await;
     let body = json!({ "token": used["token"] });
     cluster.vault().must(Method::POST, "sys/wrapping/unwrap", Some(&body)).await.expect("unwrapped");
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &used)).await;
@@ -158,7 +119,7 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
 async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() {
     let (cluster, _guard) = alone().await;
     let (pod, _init) = waiting(cluster, "push-breaks-off").await;
-    let wrap = wrapped_for(cluster, ROLE_PATH, "shop-read", &pod.uid).await;
+    let wrap = wrapped(cluster, ROLE_PATH, "shop-read", &pod.uid).await;
     let request = record(cluster, &pod, &wrap["wrapped_accessor"]).await;
     cluster.vault().pause();
     let url = format!("http://{}{PUSH_PATH}", SocketAddr::new(pod.address, INIT_PORT));
@@ -183,7 +144,7 @@ async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() 
 async fn i6_a_token_that_was_made_for_another_pod_is_refused_though_the_request_records_it() {
     let (cluster, _guard) = alone().await;
     let (pod, _init) = waiting(cluster, "another-pods").await;
-    let wrap = wrapped_for(cluster, ROLE_PATH, "shop-read", "another").await;
+    let wrap = wrapped(cluster, ROLE_PATH, "shop-read", "another").await;
     let request = record(cluster, &pod, &wrap["wrapped_accessor"]).await;
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
     assert!(text.contains("the token was made for another pod"), "{text}");

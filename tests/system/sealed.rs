@@ -1,29 +1,28 @@
 //! What is said under the seal: interceptions, answers of strangers, and delivery by way of the status.
 
+use crate::stranger::Rogue;
 use crate::support::{Cluster, alone, condition, ended, reason, request_for, shared, token_of};
 use kube::api::PostParams;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use testbed::kubelet::{INIT_PORT, PodHandle, PodSpec};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
-use vault_token_operator::wire::{Answer, Outcome, Parcel, Push};
+use vault_token_operator::wire::{Answer, Outcome, Parcel};
 
 /// An init container that the test plays itself.
 struct Played {
     pod: PodHandle,
     key: OneTimeKey,
     request: VaultTokenRequest,
-    listener: TcpListener,
+    listener: Rogue,
 }
 
 impl Played {
     async fn new(cluster: &Cluster, namespace: &str) -> Self {
         let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
-        let listener = TcpListener::bind((pod.address, INIT_PORT)).await.expect("an address");
+        let listener = Rogue::at(&pod).await;
         let key = OneTimeKey::generate().expect("a key");
         let mut request = request_for(&pod, 0);
         request["spec"]["publicKey"] = json!(key.public());
@@ -35,22 +34,13 @@ impl Played {
 
     /// Takes one push, opens it, and answers what `reply` makes of it.
     async fn answer<F: Future<Output = Answer>>(&self, reply: impl Fn(Parcel, Receipt, u32) -> F) {
-        let (mut stream, _) = self.listener.accept().await.expect("a connection");
-        let mut bytes = Vec::new();
-        let push = loop {
-            assert!(stream.read_buf(&mut bytes).await.expect("bytes") > 0, "the push ended early");
-            let text = String::from_utf8_lossy(&bytes);
-            let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-            if let Ok(push) = serde_json::from_str::<Push>(&body) {
-                break push;
-            }
-        };
-        assert!(!String::from_utf8_lossy(&bytes).contains("hvs."), "the push is sealed");
+        let taken = self.listener.takes().await.expect("a push");
+        assert!(!taken.raw.contains("hvs."), "the push is sealed");
+        let push = taken.push.clone();
         let parcel = self.key.open(&push.sealed, self.subject(push.attempt)).expect("it opens");
         let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
         let answer = serde_json::to_string(&reply(parcel, receipt, push.attempt).await).expect("JSON");
-        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", answer.len());
-        stream.write_all(format!("{head}{answer}").as_bytes()).await.expect("written");
+        taken.answer("200 OK", &answer).await;
     }
 
     fn subject(&self, attempt: u32) -> Subject<'_> {
