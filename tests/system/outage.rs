@@ -137,7 +137,7 @@ async fn what_ends_while_its_attempt_waits_for_vault_ends_at_once() {
     let (unwanted, gone) = (waiting("unwanted").await, waiting("gone").await);
 
     let name = request_name(&unwanted.name, &unwanted.uid, 0);
-    cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--timeout=10s"]).await;
+    cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--timeout=30s"]).await;
     assert!(cluster.request(&unwanted, 0).await.is_none(), "the request is stuck");
     cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
     let failed = cluster.until_phase(&gone, Phase::Failed).await;

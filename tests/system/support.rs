@@ -106,6 +106,7 @@ impl Cluster {
             // A test that failed may have left it so.
             self.vault().resume();
             self.vault().unseal().await.expect("unsealed");
+            self.system.tell_vault_again().await.expect("told");
             self.system.start_operator(&[]).await.expect("the operator starts");
             self.usual.store(true, Ordering::Release);
         }
