@@ -1,7 +1,7 @@
 //! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
 
 use super::error::Error;
-use super::reply::Answer;
+use super::reply::{Answer, Proof};
 use super::tls;
 use crate::text::one_line;
 use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
@@ -165,7 +165,7 @@ impl Connection {
         token: Option<&SecretString>,
         wrap_ttl: Option<Duration>,
     ) -> Result<Answer, Error> {
-        self.exchange(self.request(endpoint, token, wrap_ttl)?, endpoint.path(), MAX_ANSWER).await
+        self.exchange(self.request(endpoint, token, wrap_ttl)?, endpoint.path(), token, MAX_ANSWER).await
     }
 
     /// Makes one call whose answer is a list.
@@ -175,10 +175,17 @@ impl Connection {
     pub async fn list<E: Endpoint>(&self, endpoint: &E, token: &SecretString) -> Result<Answer, Error> {
         let mut request = self.request(endpoint, Some(token), None)?;
         *request.timeout_mut() = Some(LIST_TIMEOUT);
-        self.exchange(request, endpoint.path(), MAX_LIST).await
+        self.exchange(request, endpoint.path(), Some(token), MAX_LIST).await
     }
 
-    async fn exchange(&self, request: reqwest::Request, path: String, longest: usize) -> Result<Answer, Error> {
+    async fn exchange(
+        &self,
+        request: reqwest::Request,
+        path: String,
+        token: Option<&SecretString>,
+        longest: usize,
+    ) -> Result<Answer, Error> {
+        let proof = Proof::of(token, request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default());
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(&error))?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
@@ -188,7 +195,7 @@ impl Connection {
             }
             body.extend_from_slice(&chunk);
         }
-        Answer::read(status, &path, body)
+        Answer::read(status, &path, &proof, body)
     }
 
     fn request<E: Endpoint>(

@@ -16,7 +16,7 @@ pub use connection::{Connection, Server};
 pub use error::Error;
 pub use list::TokenLister;
 pub use login::{Lease, Login};
-pub use reply::Answer;
+pub use reply::{Answer, Proof};
 pub use session::Session;
 pub use token::{TokenInfo, TokenOrder, TokenStore};
 pub use wrapping::{Unwrapped, WrappingInfo};

@@ -2,11 +2,14 @@
 
 use super::error::{Error, WORDLESS};
 use crate::text::one_line;
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 
 /// Characters without a meaning that a token has at least behind its prefix.
 const MIN_RANDOM: usize = 24;
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "(hidden)";
 
 /// The body of an answer. It may hold tokens, so it cannot be printed and is zeroed when dropped.
 ///
@@ -14,18 +17,41 @@ const MIN_RANDOM: usize = 24;
 #[derive(Debug)]
 pub struct Answer(SecretSlice<u8>);
 
+/// What a call shows to prove who makes it. No word of its answer is to show it again.
+#[derive(Debug, Default, Deserialize)]
+pub struct Proof {
+    #[serde(skip)]
+    header: Option<SecretString>,
+    jwt: Option<SecretString>,
+    secret_id: Option<SecretString>,
+    token: Option<SecretString>,
+}
+
+impl Proof {
+    /// That of a call with this token in its header and this body.
+    pub fn of(header: Option<&SecretString>, body: &[u8]) -> Self {
+        Self { header: header.cloned(), ..serde_json::from_slice(body).unwrap_or_default() }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        let parts = [&self.header, &self.jwt, &self.secret_id, &self.token].into_iter().flatten();
+        parts.map(|part| part.expose_secret()).filter(|part| !part.is_empty())
+    }
+}
+
 impl Answer {
     /// Takes the status and the whole body of what was answered to a call of this path.
     ///
     /// # Errors
     /// Whatever is no answer of success.
-    pub fn read(status: u16, path: &str, body: Vec<u8>) -> Result<Self, Error> {
+    pub fn read(status: u16, path: &str, proof: &Proof, body: Vec<u8>) -> Result<Self, Error> {
         match status {
             200..300 => Ok(Self(body.into())),
             401 | 403 => {
-                Err(Error::Forbidden { path: path.trim_start_matches('/').to_owned(), messages: messages(&body) })
+                let path = path.trim_start_matches('/').to_owned();
+                Err(Error::Forbidden { path, messages: messages(&body, proof) })
             }
-            status => Err(Error::Answered { status, messages: messages(&body) }),
+            status => Err(Error::Answered { status, messages: messages(&body, proof) }),
         }
     }
 
@@ -49,7 +75,7 @@ impl Answer {
 }
 
 /// Vault's own words out of an answer of failure (`{"errors": [...]}`).
-fn messages(body: &[u8]) -> String {
+fn messages(body: &[u8], proof: &Proof) -> String {
     #[derive(Deserialize)]
     struct Failure {
         #[serde(default)]
@@ -57,14 +83,18 @@ fn messages(body: &[u8]) -> String {
     }
     match serde_json::from_slice::<Failure>(body) {
         Ok(failure) if failure.errors.iter().any(|error| !error.trim().is_empty()) => {
-            one_line(&without_tokens(&failure.errors.join("; ")))
+            one_line(&hidden(&failure.errors.join("; "), proof))
         }
         _ => WORDLESS.to_owned(),
     }
 }
 
-/// I9: the text without the words that could hold a token. Neither Vault nor a proxy should repeat what was sent to it; nobody
-/// knows that none does.
+/// I9: the text without what was sent, and without the words that could hold another token. Neither Vault nor a proxy should repeat
+/// any; nobody knows that none does.
+fn hidden(text: &str, proof: &Proof) -> String {
+    without_tokens(&proof.parts().fold(text.to_owned(), |text, part| text.replace(part, HIDDEN)))
+}
+
 fn without_tokens(text: &str) -> String {
     let of_a_word = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let mut shown = String::new();
@@ -72,7 +102,7 @@ fn without_tokens(text: &str) -> String {
     while !rest.is_empty() {
         let (word, after) = rest.split_at(rest.find(|c| !of_a_word(c)).unwrap_or(rest.len()));
         let (between, next) = after.split_at(after.find(of_a_word).unwrap_or(after.len()));
-        shown.push_str(if holds_a_token(word) { "(hidden)" } else { word });
+        shown.push_str(if holds_a_token(word) { HIDDEN } else { word });
         shown.push_str(between);
         rest = next;
     }
@@ -99,12 +129,13 @@ mod tests {
 
     fn failure(said: &str) -> String {
         let body = serde_json::json!({ "errors": [said] }).to_string().into_bytes();
-        Answer::read(400, "/sys/wrapping/unwrap", body).expect_err("a failure").to_string()
+        Answer::read(400, "/sys/wrapping/unwrap", &Proof::default(), body).expect_err("a failure").to_string()
     }
 
     #[test]
     fn i8_a_list_is_no_answer_of_vaults() {
-        let read = |body: &str| Answer::read(200, "/auth/token/revoke-accessor", body.as_bytes().to_vec());
+        let read =
+            |body: &str| Answer::read(200, "/auth/token/revoke-accessor", &Proof::default(), body.as_bytes().to_vec());
         let acknowledged = |body: &str| read(body).and_then(|answer| answer.acknowledged());
         assert!(acknowledged(" {\"request_id\": \"x\"}").is_ok());
         for other in ["[\"x\"]", " [\"x\"]", "\"x\"", "{}", "<html>"] {
@@ -127,6 +158,26 @@ mod tests {
                 assert!(!message.contains("EXAMPLE") && !message.contains("eyJ"), "{message}");
                 assert!(message.contains("(hidden)"), "{message}");
             }
+        }
+    }
+
+    #[test]
+    fn i9_what_was_sent_is_hidden_whatever_it_looks_like() {
+        let header = "my own token".into();
+        for (header, sent) in [
+            (None, r#"{"role_id": "r", "secret_id": "84896a0c-1347-aa90"}"#),
+            (None, r#"{"role": "r", "jwt": "84896a0c-1347-aa90"}"#),
+            (None, r#"{"token": "84896a0c-1347-aa90"}"#),
+            (Some(&header), r#"{"token": "84896a0c-1347-aa90", "policies": ["shop-read"]}"#),
+            (Some(&header), "no JSON"),
+        ] {
+            let said = "r shop-read: 84896a0c-1347-aa90 of \"my own token\"";
+            let body = serde_json::json!({ "errors": [said] }).to_string().into_bytes();
+            let error =
+                Answer::read(400, "", &Proof::of(header, sent.as_bytes()), body).expect_err("a failure").to_string();
+            assert_eq!(error.contains("84896a0c"), sent == "no JSON", "{error}");
+            assert_eq!(error.contains("my own token"), header.is_none(), "{error}");
+            assert!(error.contains("r shop-read: "), "{error}");
         }
     }
 
