@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE;
 use rustls::crypto::hpke::{EncapsulatedSecret, Hpke, HpkePrivateKey, HpkePublicKey};
 use secrecy::{ExposeSecret, SecretSlice};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 /// Sets these seals apart from whatever else uses the same algorithms (RFC 9180, "info").
@@ -35,7 +36,7 @@ impl Subject<'_> {
     fn bytes(&self) -> Vec<u8> {
         let Self { request_uid, pod_uid, attempt } = self;
         // A string of JSON cannot run into the next one.
-        format!("{request_uid:?} {pod_uid:?} {attempt}").into_bytes()
+        json!([request_uid, pod_uid, attempt]).to_string().into_bytes()
     }
 }
 
@@ -71,7 +72,8 @@ impl OneTimeKey {
     }
 }
 
-/// Whether this can be the public half of a key.
+/// Whether this can be the public half of a key. Some values of this length give no secret, and nothing can be sealed to them; whoever
+/// makes a request with one has his attempts end like those of a pod that does not listen.
 pub fn is_public_key(text: &str) -> bool {
     STANDARD.decode(text).is_ok_and(|key| key.len() == KEY)
 }
@@ -137,7 +139,7 @@ impl Receipt {
 fn said(subject: Subject<'_>, answer: &Answer) -> Vec<u8> {
     let Answer { attempt, outcome, message, refused, mac: _ } = answer;
     let mut bytes = subject.bytes();
-    bytes.extend(format!(" {attempt} {outcome:?} {message:?} {refused}").into_bytes());
+    bytes.extend(json!([attempt, outcome, message, refused]).to_string().into_bytes());
     bytes
 }
 
