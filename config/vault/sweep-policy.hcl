@@ -9,3 +9,8 @@ path "auth/token/accessors/" {
 path "auth/token/revoke-self" {
   capabilities = ["update"]
 }
+
+# Ask what it may do, to say where that is more than this.
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}

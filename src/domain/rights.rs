@@ -11,15 +11,13 @@ const ANYTHING: &str = "anything";
 /// What Vault asks of whoever writes; which of them depends on the path, and on what is there already.
 const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 
-/// What a login is for.
+/// What a login is for: what it must be able to do, and what it must not.
 #[derive(Clone, Debug)]
 pub struct Duties {
-    /// The token role that it makes tokens through.
-    pub token_role: String,
-    /// The path of the role that it was made by, where its method has one.
-    pub login_role: Option<String>,
-    /// Whether it is also the login that lists tokens.
-    pub lists: bool,
+    needs: Vec<Point>,
+    tell_tales: Vec<Point>,
+    /// Which login it is, where it is not the everyday one.
+    by: &'static str,
 }
 
 /// What is known of a login's rights.
@@ -40,6 +38,7 @@ pub enum Rights {
 }
 
 /// What one path is asked about.
+#[derive(Clone, Debug)]
 struct Point {
     path: String,
     capabilities: &'static [&'static str],
@@ -61,104 +60,137 @@ impl Point {
 }
 
 impl Duties {
-    /// The paths to ask Vault about.
-    pub fn paths(&self) -> Vec<String> {
-        let points = self.needs().into_iter().chain(self.tell_tales());
-        points.map(|point| point.path).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// What Vault's answer comes to.
-    pub fn judge(&self, capabilities: &Capabilities) -> Rights {
-        if capabilities.values().flatten().any(|capability| capability == "root") {
-            let excess = "can do everything, since it is logged in with a root token".to_owned();
-            return Rights::Told { missing: Vec::new(), excess: vec![excess] };
-        }
-        let missing = |point: Point| {
-            let Point { path, words, .. } = &point;
-            point.which(capabilities, false).map(|lacking| format!("cannot {words}: it needs {lacking} on {path}"))
-        };
-        let excess = |point: Point| {
-            let Point { path, words, .. } = &point;
-            point.which(capabilities, true).map(|held| format!("can {words}: it has {held} on {path}"))
-        };
-        Rights::Told {
-            missing: self.needs().into_iter().filter_map(missing).collect(),
-            excess: self.tell_tales().into_iter().filter_map(excess).collect(),
-        }
-    }
-
-    /// What it must have, as in `config/vault/policy.hcl`.
-    fn needs(&self) -> Vec<Point> {
-        let role = &self.token_role;
-        vec![
-            Point::new(
-                format!("auth/token/create/{role}"),
-                &["update", "sudo"],
-                "make tokens, so that no pod gets any",
-            ),
-            Point::new(
-                format!("auth/token/roles/{role}"),
-                &["read"],
-                "see whether its token role is there, so that bindings are TokenRoleUnreadable",
-            ),
-            Point::new(
-                "auth/token/lookup-accessor",
-                &["update"],
-                "look at tokens, so that none is handed to its pod, and the sweep finds none",
-            ),
-            Point::new(
-                "auth/token/renew-accessor",
-                &["update"],
-                "renew tokens, so that they end with their ttl while their pods live",
-            ),
-            Point::new(
-                "auth/token/revoke-accessor",
-                &["update"],
-                "revoke tokens, so that they live on without their pods until their ttl ends",
-            ),
-            Point::new(
-                "auth/token/lookup-self",
-                &["read"],
-                "look at its own login, so that it logs in anew whenever Vault forbids it anything",
-            ),
-            Point::new(
-                "auth/token/renew-self",
-                &["update"],
-                "renew its own login, so that it logs in anew each time instead",
-            ),
-        ]
-    }
-
-    /// A few paths that it has no business with, each of a right that would be worth stealing, or that is had by a pattern which is
-    /// too wide. Where Vault asks for `sudo`, no other capability is of use without it.
-    fn tell_tales(&self) -> Vec<Point> {
-        let mut points = vec![
-            Point::new("auth/token/create", &["update"], "make tokens that no token role bounds"),
-            Point::new("auth/token/create-orphan", &["update"], "make tokens that no token role bounds"),
-            Point::new(format!("auth/token/create/{ANYTHING}"), &["update"], "make tokens through other token roles"),
-            Point::new(
-                format!("auth/token/roles/{}", self.token_role),
-                WRITE,
-                "change its token role, which says what pods can get at most",
-            ),
-            Point::new("sys/policies/acl/vault-token-operator", WRITE, "change policies, its own among them"),
-            Point::new(format!("sys/auth/{ANYTHING}"), &["sudo"], "change how Vault lets anybody in"),
-            Point::new(format!("sys/raw/{ANYTHING}"), &["sudo"], "reach all that Vault stores"),
-            Point::new(format!("secret/data/{ANYTHING}"), &["read"], "read secrets"),
-        ];
-        points.extend(self.login_role.iter().map(|path| Point::new(path, WRITE, "change the role that it logs in by")));
-        if !self.lists {
-            points.push(Point::new(
-                "auth/token/accessors",
+    /// Those of the everyday login, as in `config/vault/policy.hcl`: tokens are made through `token_role`. `login_role` is the path
+    /// of the role that it was made by, where its method has one. `lists`: it is also the login that lists tokens.
+    pub fn everyday(token_role: &str, login_role: Option<String>, lists: bool) -> Self {
+        let mut tell_tales = tell_tales(token_role, login_role);
+        if !lists {
+            // With the slash that a list has, of which Vault also says what it could do without: not the other way round.
+            tell_tales.push(Point::new(
+                "auth/token/accessors/",
                 &["sudo"],
                 "list all tokens, which it has a login of its own for",
             ));
         }
-        points
+        Self { needs: needs(token_role), tell_tales, by: "" }
+    }
+
+    /// Those of the login that lists tokens, as in `config/vault/sweep-policy.hcl`. That it can is seen when it does; together with
+    /// what the everyday login is for, it could have all tokens of Vault.
+    pub fn listing(token_role: &str, login_role: Option<String>) -> Self {
+        let mut tell_tales = tell_tales(token_role, login_role);
+        tell_tales.extend([
+            Point::new(format!("auth/token/create/{token_role}"), &["update"], "make tokens"),
+            Point::new("auth/token/lookup-accessor", &["update"], "look at tokens"),
+            Point::new("auth/token/renew-accessor", &["update"], "renew tokens"),
+            Point::new("auth/token/revoke-accessor", &["update"], "revoke tokens"),
+        ]);
+        Self { needs: Vec::new(), tell_tales, by: " by its login for the sweep" }
+    }
+
+    /// The paths to ask Vault about.
+    pub fn paths(&self) -> Vec<String> {
+        let points = self.needs.iter().chain(&self.tell_tales);
+        points.map(|point| point.path.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What Vault's answer comes to.
+    pub fn judge(&self, capabilities: &Capabilities) -> Rights {
+        let by = self.by;
+        if capabilities.values().flatten().any(|capability| capability == "root") {
+            let excess = format!("can do everything{by}, since it is logged in with a root token");
+            return Rights::Told { missing: Vec::new(), excess: vec![excess] };
+        }
+        let missing = |point: &Point| {
+            let Point { path, words, .. } = point;
+            point.which(capabilities, false).map(|lacking| format!("cannot {words}{by}: it needs {lacking} on {path}"))
+        };
+        let excess = |point: &Point| {
+            let Point { path, words, .. } = point;
+            point.which(capabilities, true).map(|held| format!("can {words}{by}: it has {held} on {path}"))
+        };
+        Rights::Told {
+            missing: self.needs.iter().filter_map(missing).collect(),
+            excess: self.tell_tales.iter().filter_map(excess).collect(),
+        }
     }
 }
 
+/// What the everyday login must have.
+fn needs(token_role: &str) -> Vec<Point> {
+    vec![
+        Point::new(
+            format!("auth/token/create/{token_role}"),
+            &["update", "sudo"],
+            "make tokens, so that no pod gets any",
+        ),
+        Point::new(
+            format!("auth/token/roles/{token_role}"),
+            &["read"],
+            "see whether its token role is there, so that bindings are TokenRoleUnreadable",
+        ),
+        Point::new(
+            "auth/token/lookup-accessor",
+            &["update"],
+            "look at tokens, so that none is handed to its pod, and the sweep finds none",
+        ),
+        Point::new(
+            "auth/token/renew-accessor",
+            &["update"],
+            "renew tokens, so that they end with their ttl while their pods live",
+        ),
+        Point::new(
+            "auth/token/revoke-accessor",
+            &["update"],
+            "revoke tokens, so that they live on without their pods until their ttl ends",
+        ),
+        Point::new(
+            "auth/token/lookup-self",
+            &["read"],
+            "look at its own login, so that it logs in anew whenever Vault forbids it anything",
+        ),
+        Point::new(
+            "auth/token/renew-self",
+            &["update"],
+            "renew its own login, so that it logs in anew each time instead",
+        ),
+    ]
+}
+
+/// A few paths that no login of the operator's has any business with, each of a right that would be worth stealing, or that is had by
+/// a pattern which is too wide. Where Vault asks for `sudo`, no other capability is of use without it.
+fn tell_tales(token_role: &str, login_role: Option<String>) -> Vec<Point> {
+    let mut points = vec![
+        Point::new("auth/token/create", &["update"], "make tokens that no token role bounds"),
+        Point::new("auth/token/create-orphan", &["update"], "make tokens that no token role bounds"),
+        Point::new(format!("auth/token/create/{ANYTHING}"), &["update"], "make tokens through other token roles"),
+        Point::new(
+            format!("auth/token/roles/{token_role}"),
+            WRITE,
+            "change its token role, which says what pods can get at most",
+        ),
+        Point::new("sys/policies/acl/vault-token-operator", WRITE, "change policies, its own among them"),
+        Point::new(format!("sys/auth/{ANYTHING}"), &["sudo"], "change how Vault lets anybody in"),
+        Point::new(format!("sys/raw/{ANYTHING}"), &["sudo"], "reach all that Vault stores"),
+        Point::new(format!("secret/data/{ANYTHING}"), &["read"], "read secrets"),
+    ];
+    points.extend(login_role.map(|path| Point::new(path, WRITE, "change the role that it logs in by")));
+    points
+}
+
 impl Rights {
+    /// Together with what is known of another login.
+    pub fn and(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Told { mut missing, mut excess }, Self::Told { missing: more, excess: others }) => {
+                missing.extend_from_slice(more);
+                excess.extend_from_slice(others);
+                Self::Told { missing, excess }
+            }
+            (rights, _) => rights,
+        }
+    }
+
     /// What does not work for want of a right, in one line.
     pub fn narrower(&self) -> Option<String> {
         match self {
@@ -183,7 +215,7 @@ impl Rights {
             (_, None, None) => "as needed".to_owned(),
             (_, narrower, wider) => {
                 let both: Vec<_> = narrower.into_iter().chain(wider).collect();
-                format!("{} (config/vault/policy.hcl has all that is needed)", both.join("; "))
+                format!("{} (config/vault/ has all that is needed)", both.join("; "))
             }
         }
     }
@@ -198,8 +230,7 @@ mod tests {
     use super::*;
 
     fn duties() -> Duties {
-        let login_role = Some("auth/kubernetes/role/operator".to_owned());
-        Duties { token_role: "role".to_owned(), login_role, lists: false }
+        Duties::everyday("role", Some("auth/kubernetes/role/operator".to_owned()), false)
     }
 
     /// What Vault says of a login with the usual policy, but for these paths.
@@ -263,7 +294,7 @@ mod tests {
             ("auth/token/create-orphan", &["create", "update"], "no token role bounds"),
             ("auth/token/create/anything", &["sudo", "update"], "other token roles"),
             ("auth/token/roles/role", &["read", "update", "create"], "change its token role"),
-            ("auth/token/accessors", &["list", "sudo"], "list all tokens"),
+            ("auth/token/accessors/", &["list", "sudo"], "list all tokens"),
             ("auth/kubernetes/role/operator", &["update"], "change the role that it logs in by"),
             ("sys/policies/acl/vault-token-operator", &["patch"], "change policies"),
             ("sys/auth/anything", &["create", "sudo"], "lets anybody in"),
@@ -285,9 +316,23 @@ mod tests {
 
     #[test]
     fn a_login_that_also_lists_tokens_may_do_so() {
-        let all = Duties { lists: true, ..duties() };
-        assert_eq!(all.judge(&told(&[("auth/token/accessors", &["list", "sudo"])])).wider(), None);
-        assert!(!all.paths().contains(&"auth/token/accessors".to_owned()));
+        let all = Duties::everyday("role", None, true);
+        assert_eq!(all.judge(&told(&[("auth/token/accessors/", &["list", "sudo"])])).wider(), None);
+        assert!(all.paths().iter().all(|path| !path.contains("accessors")));
+    }
+
+    #[test]
+    fn the_login_for_the_sweep_does_nothing_but_list() {
+        let listing = Duties::listing("role", Some("auth/kubernetes/role/sweep".to_owned()));
+        let list = ("auth/token/accessors/", &["list", "sudo"][..]);
+        let usual = Capabilities::from([(list.0.to_owned(), list.1.iter().map(|word| (*word).to_owned()).collect())]);
+        let everyday = duties().judge(&told(&[]));
+        assert_eq!(everyday.clone().and(&listing.judge(&usual)), everyday);
+        assert_eq!(everyday.clone().and(&Rights::Unknown), everyday);
+        let both = everyday.and(&listing.judge(&told(&[])));
+        assert_eq!(both.narrower(), None);
+        let wider = both.wider().expect("it can do what the everyday login does");
+        assert!(wider.contains("can revoke tokens by its login for the sweep: it has update on"), "{wider}");
     }
 
     #[test]

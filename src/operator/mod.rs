@@ -69,16 +69,15 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let listener = health::listen(settings.health_address).await?;
     let client = cluster::connect().await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
-    let duties = Duties {
-        token_role: settings.token_role.clone(),
-        login_role: settings.login.role_path(),
-        lists: settings.login == settings.sweep_login,
-    };
-    let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login);
+    let one_login = settings.login == settings.sweep_login;
+    let duties = Duties::everyday(&settings.token_role, settings.login.role_path(), one_login);
+    let sweep_duties = Duties::listing(&settings.token_role, settings.sweep_login.role_path());
+    let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login, sweep_duties.paths());
+    let listing = (!one_login).then(|| (sweep_duties, lister.capabilities()));
     let tokens = TokenStore::new(settings.vault, session.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
     let metrics = Metrics::new();
-    let assessor = Assessor::new(tokens.clone(), session.clone(), duties, metrics.clone());
+    let assessor = Assessor::new(tokens.clone(), session.clone(), duties, listing, metrics.clone());
     let sweeps = Arc::new(Notify::new());
     let (requests, writer) = reflector::store();
     let candidate = Candidate::new(client.clone(), settings.identity);

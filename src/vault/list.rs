@@ -5,8 +5,10 @@ use super::connection::Connection;
 use super::error::Error;
 use super::login::Login;
 use super::reply::Answer;
+use crate::domain::rights::Capabilities;
 use serde::Deserialize;
 use std::time::Duration;
+use tokio::sync::watch;
 use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenSelfRequest};
 
 /// Vault drops a token that is looked up after it was stored and before its lease is registered. Nothing is looked up that
@@ -18,6 +20,8 @@ const SETTLING: Duration = Duration::from_secs(2);
 pub struct TokenLister {
     connection: Connection,
     login: Login,
+    paths: Vec<String>,
+    capabilities: watch::Sender<Option<Capabilities>>,
 }
 
 #[derive(Deserialize)]
@@ -41,9 +45,14 @@ impl Answer {
 }
 
 impl TokenLister {
-    /// Lists with this login.
-    pub fn new(connection: Connection, login: Login) -> Self {
-        Self { connection, login }
+    /// Lists with this login, and asks what it may do at these paths.
+    pub fn new(connection: Connection, login: Login, paths: Vec<String>) -> Self {
+        Self { connection, login, paths, capabilities: watch::Sender::new(None) }
+    }
+
+    /// What the login was found to be able to do, each time that it was asked about.
+    pub fn capabilities(&self) -> watch::Receiver<Option<Capabilities>> {
+        self.capabilities.subscribe()
     }
 
     /// The accessors of all live tokens of Vault (of its namespace, where it has any), each old enough to be looked up.
@@ -53,6 +62,10 @@ impl TokenLister {
     pub async fn list(&self) -> Result<Vec<String>, Error> {
         let lease = self.login.log_in(&self.connection).await?;
         let listed = self.connection.list(&ListAccessorRequest {}, &lease.token).await;
+        match self.connection.capabilities(&lease.token, self.paths.clone()).await {
+            Ok(capabilities) => drop(self.capabilities.send_replace(Some(capabilities))),
+            Err(error) => tracing::debug!(%error, "cannot look at what the login for the list may do"),
+        }
         // A token that somebody else keeps is not ours to give back.
         if !matches!(self.login, Login::TokenFile { .. })
             && let Err(error) = self.connection.call(&RevokeTokenSelfRequest {}, Some(&lease.token), None).await

@@ -87,6 +87,13 @@ async fn rights_that_are_too_many_are_said() {
     assert!(lines.len() == 1 && lines[0].contains("no token role bounds"), "{lines:?}");
     assert_eq!(said(cluster, "ERROR", FEWER), Vec::<String>::new());
 
+    for path in ["auth/token/accessors", "auth/token/accessors/"] {
+        let lists = format!("path \"{path}\" {{ capabilities = [\"list\", \"sudo\"] }}");
+        restart_with(cluster, &(policy() + &lists)).await;
+        cluster.until_healthy("can list all tokens").await;
+        cluster.assert_counted(&["vault_rights{kind=\"excess\"} 1"]).await;
+    }
+
     let all = "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }";
     restart_with(cluster, &(policy() + all)).await;
     // All tell-tale paths but the token role's, for which the policy has a rule that Vault prefers.
@@ -96,6 +103,23 @@ async fn rights_that_are_too_many_are_said() {
     }
     cluster.assert_counted(&["vault_rights{kind=\"missing\"} 0", "vault_rights{kind=\"excess\"} 9"]).await;
     cluster.system.tell_vault_again().await.expect("told");
+}
+
+#[tokio::test]
+async fn rights_of_the_login_for_the_sweep_that_are_too_many_are_said() {
+    let (cluster, _guard) = alone().await;
+    let policy = std::fs::read_to_string(testbed::project::root().join("config/vault/sweep-policy.hcl"));
+    let revokes = "path \"auth/token/revoke-accessor\" { capabilities = [\"update\"] }";
+    let body = json!({ "policy": policy.expect("a policy") + revokes });
+    let path = "sys/policies/acl/vault-token-operator-sweep";
+    cluster.system.kill_operator();
+    cluster.vault().must(Method::PUT, path, Some(&body)).await.expect("a policy");
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let health = cluster.until_healthy("can revoke tokens by its login for the sweep").await;
+    assert!(health.starts_with("ok") && health.contains("it has update on auth/token/revoke-accessor"), "{health}");
+    cluster.assert_counted(&["vault_rights{kind=\"missing\"} 0", "vault_rights{kind=\"excess\"} 1"]).await;
+    let lines = said(cluster, "WARN", MORE);
+    assert!(lines.len() == 1 && lines[0].contains("by its login for the sweep"), "{lines:?}");
 }
 
 #[tokio::test]
