@@ -1,15 +1,23 @@
 //! Sees whether the admission policies of `config/admission.yaml` are installed as they should be, and in force.
 
+use super::patience::Patience;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestSpec, request_name};
-use crate::cluster::{Error, FIELD_MANAGER, bounded};
+use crate::cluster::{Error, FIELD_MANAGER, WATCH_SECONDS, bounded, watch_words};
 use crate::domain::admission::Admission;
 use crate::seal::OneTimeKey;
 use crate::yaml;
+use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, ResourceExt};
+use kube::core::{ApiResource, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::fmt::Debug;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -19,7 +27,7 @@ const MANIFEST: &str = include_str!("../../config/admission.yaml");
 /// The policy that checks requests, and its binding.
 const REQUESTS: &str = "vault-token-requests";
 
-/// Time between two looks.
+/// Time between two looks, if nothing is seen to change.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long API servers may take to go by a policy that was written: whatever is made meanwhile counts as unchecked.
@@ -48,9 +56,17 @@ impl Inspector {
 
     /// Looks for as long as it is polled.
     pub async fn run(&self) {
+        if self.waived {
+            tell(&Admission::Waived);
+            self.sender.send_replace(Admission::Waived);
+            return std::future::pending().await;
+        }
+        let policies = changes::<ValidatingAdmissionPolicy>(self.client.clone());
+        let bindings = changes::<ValidatingAdmissionPolicyBinding>(self.client.clone());
+        let mut changes = std::pin::pin!(futures::stream::select(policies, bindings));
+        let mut last = None;
         loop {
-            let seen = if self.waived { Ok(Admission::Waived) } else { self.inspect().await };
-            match seen {
+            match self.look(&mut last).await {
                 Ok(admission) => {
                     let news = *self.sender.borrow() != admission;
                     if news {
@@ -61,12 +77,25 @@ impl Inspector {
                 // What was seen last may well be true still; in an outage nothing can be written either.
                 Err(error) => tracing::warn!(%error, "cannot look at the admission policies"),
             }
-            tokio::time::sleep(INTERVAL).await;
+            let seen = |version: &Version| last.as_ref().is_some_and(|last| last.versions.contains(version));
+            let mut news = changes.by_ref().filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
+            tokio::select! {
+                // Until the next look nothing is known: it may be that nobody checks who makes requests.
+                Some(_) = news.next() => {
+                    self.sender.send_if_modified(|admission| {
+                        let doubted = matches!(admission, Admission::InForce { .. });
+                        if doubted {
+                            *admission = Admission::Unknown;
+                        }
+                        doubted
+                    });
+                }
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
         }
     }
 
-    async fn inspect(&self) -> Result<Admission, Error> {
-        let mut since = Timestamp::MIN;
+    async fn look(&self, last: &mut Option<Seen>) -> Result<Admission, Error> {
         let expected = match yaml::documents(MANIFEST) {
             Ok(expected) => expected,
             Err(why) => {
@@ -75,34 +104,57 @@ impl Inspector {
                 )));
             }
         };
-        for expected in &expected {
-            let text = |pointer: &str| expected.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-            let (kind, name) = (text("/kind"), text("/metadata/name"));
-            let lacking = |what: &str| Ok(Admission::Lacking(format!("the {kind} {name} {what}")));
-            let kinds = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
-            let objects: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds);
-            let object = match bounded(objects.get_opt(name)).await {
-                Err(error) if error.status() == Some(403) => return lacking(&format!("cannot be read ({error})")),
-                found => found?,
-            };
-            let Some(object) = object else { return lacking("is not there") };
-            if object.data.get("spec") != expected.get("spec") {
-                return lacking(
-                    "is not as in the config/ of this version (delete it first if applying it does not help)",
-                );
+        let (requests, others): (Vec<_>, Vec<_>) =
+            expected.iter().partition(|expected| text(expected, "/metadata/name") == REQUESTS);
+        let seen = self.see_requests_checked(&requests).await?;
+        let since = since(last.as_ref(), &seen, Timestamp::now());
+        *last = Some(Seen { since, ..seen.clone() });
+        if let Some(why) = seen.lacking {
+            return Ok(Admission::Lacking(why));
+        }
+        for expected in others {
+            if let Err(why) = self.find(expected).await? {
+                return Ok(Admission::Lacking(why));
             }
-            if object.metadata.deletion_timestamp.is_some() {
-                return lacking("is being deleted");
-            }
-            if name == REQUESTS {
-                since = since.max(changed(&object));
+        }
+        Ok(Admission::InForce { since: since.checked_add(SETTLING).unwrap_or(since) })
+    }
+
+    /// Whether requests are checked as they should be.
+    async fn see_requests_checked(&self, expected: &[&Value]) -> Result<Seen, Error> {
+        let mut seen = Seen { since: Timestamp::MIN, versions: Vec::new(), lacking: None };
+        for expected in expected {
+            match self.find(expected).await? {
+                Ok(object) => {
+                    seen.since = seen.since.max(changed(&object));
+                    seen.versions.push(version(&object.metadata));
+                }
+                Err(why) => return Ok(Seen { lacking: Some(why), ..seen }),
             }
         }
         // Installed is not in force: it takes the API server some time, and others may have bound it away.
-        match self.try_what_is_forbidden().await? {
-            None => Ok(Admission::InForce { since: since.checked_add(SETTLING).unwrap_or(since) }),
-            Some(why) => Ok(Admission::Lacking(why)),
+        seen.lacking = self.try_what_is_forbidden().await?;
+        Ok(seen)
+    }
+
+    /// An object as it should be; or what is wrong with it.
+    async fn find(&self, expected: &Value) -> Result<Result<DynamicObject, String>, Error> {
+        let (kind, name) = (text(expected, "/kind"), text(expected, "/metadata/name"));
+        let lacking = |what: &str| Ok(Err(format!("the {kind} {name} {what}")));
+        let kinds = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
+        let objects: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds);
+        let object = match bounded(objects.get_opt(name)).await {
+            Err(error) if error.status() == Some(403) => return lacking(&format!("cannot be read ({error})")),
+            found => found?,
+        };
+        let Some(object) = object else { return lacking("is not there") };
+        if object.data.get("spec") != expected.get("spec") {
+            return lacking("is not as in the config/ of this version (delete it first if applying it does not help)");
         }
+        if object.metadata.deletion_timestamp.is_some() {
+            return lacking("is being deleted");
+        }
+        Ok(Ok(object))
     }
 
     /// A request in the name of a pod that this is not. Nothing is ever made: it is a dry run. Gives what is wrong if it is not
@@ -137,6 +189,59 @@ impl Inspector {
     }
 }
 
+/// UID and generation of an object: the API server counts the changes of a specification itself.
+type Version = (Option<String>, Option<i64>);
+
+fn version(metadata: &ObjectMeta) -> Version {
+    (metadata.uid.clone(), metadata.generation)
+}
+
+/// The versions of one of the objects that have requests checked, as they come; `None` where it goes. This only hurries the next look.
+fn changes<K>(client: Client) -> impl Stream<Item = Option<Version>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let objects: Api<PartialObjectMeta<K>> = Api::all(client);
+    let config = Config::default().fields(&format!("metadata.name={REQUESTS}")).timeout(WATCH_SECONDS);
+    watcher(objects, config).backoff(Patience::default()).filter_map(|event| {
+        std::future::ready(match event {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => Some(Some(version(&object.metadata))),
+            Ok(Event::Delete(_)) => Some(None),
+            Ok(Event::Init | Event::InitDone) => None,
+            Err(error) => {
+                let error = watch_words(&error);
+                tracing::warn!(error, "the watch of the admission policy broke; it is taken up again");
+                None
+            }
+        })
+    })
+}
+
+/// What one look found of the objects that have requests checked.
+#[derive(Clone)]
+struct Seen {
+    /// Since when they have been as they are.
+    since: Timestamp,
+    /// Those that were seen.
+    versions: Vec<Version>,
+    /// What is wrong, if anything is.
+    lacking: Option<String>,
+}
+
+/// Since when requests have been checked without a gap. Whoever closes a gap can have the objects say that there was none, but not
+/// how often they have changed; and some gaps are none of theirs, as an API server that was told not to check anything.
+fn since(last: Option<&Seen>, seen: &Seen, now: Timestamp) -> Timestamp {
+    match last {
+        None => seen.since,
+        Some(last) if last.lacking.is_none() && last.versions == seen.versions => last.since.max(seen.since),
+        Some(_) => now,
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
 /// When an object was written last, its status not counted.
 fn changed(object: &DynamicObject) -> Timestamp {
     let created = object.creation_timestamp().map(|time| time.0);
@@ -154,5 +259,26 @@ fn tell(admission: &Admission) {
         ),
         Admission::Unknown => {}
         Admission::Lacking(why) => tracing::error!(why, "no tokens are made: kubectl apply --server-side -k config/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i4_a_gap_counts_that_left_no_trace() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let seen = |since, generation, lacking: Option<&str>| Seen {
+            since: at(since),
+            versions: vec![(Some("uid".to_owned()), Some(generation))],
+            lacking: lacking.map(str::to_owned),
+        };
+        let whole = seen(100, 1, None);
+        assert_eq!(since(None, &whole, at(500)), at(100), "the first look goes by what the objects say");
+        assert_eq!(since(Some(&whole), &whole, at(500)), at(100));
+        assert_eq!(since(Some(&seen(300, 1, None)), &whole, at(500)), at(300), "what is known stays known");
+        assert_eq!(since(Some(&whole), &seen(100, 3, None), at(500)), at(500), "changed and changed back");
+        assert_eq!(since(Some(&seen(100, 1, Some("let in"))), &whole, at(500)), at(500), "nothing was checked");
     }
 }

@@ -329,6 +329,37 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
 }
 
 #[tokio::test]
+async fn i4_a_request_from_a_gap_in_the_admission_policy_is_not_served_though_nothing_tells_of_the_gap() {
+    let (cluster, _guard) = alone().await;
+    cluster.until_healthy("admission: in force").await;
+    let namespace = cluster.namespace("short-gap").await;
+    powerful(cluster, &namespace).await;
+    let victim = cluster.pod(&PodSpec::new(&namespace, "victim", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &victim).await.expect("a status");
+    let attacker = cluster.pod(&PodSpec::new(&namespace, "attacker", "shop-read", "1h")).await;
+    let who = Who::new(cluster, &namespace, Some(&attacker)).await;
+    let forged = request_for(&victim, 0);
+    let binding = ["patch", "validatingadmissionpolicybinding", "vault-token-requests"];
+    let open = ["--type=merge", "-p={\"spec\":{\"validationActions\":[\"Audit\"]}}"];
+    cluster.kubectl(&[&binding[..], &open].concat()).await;
+    let deadline = Instant::now() + LIMIT;
+    while !who.creates(&forged).await.ends_with(" created\n") {
+        assert!(Instant::now() < deadline, "it may not be forged");
+    }
+    // Closed again, with all word of a change taken out of the object.
+    let close = "-p=[{\"op\":\"replace\",\"path\":\"/spec/validationActions\",\"value\":[\"Deny\"]},\
+        {\"op\":\"replace\",\"path\":\"/metadata/managedFields\",\"value\":[{}]}]";
+    let said = cluster.kubectl(&[&binding[..], &["--type=json", close, "-o=json"]].concat()).await;
+    let closed: Value = serde_json::from_str(&said).expect("the object");
+    assert_eq!(closed["metadata"]["managedFields"], Value::Null, "{said}");
+    let denied = cluster.until_phase(&victim, Phase::Denied).await;
+    assert_eq!(reason(&denied), "RequestUnverified");
+    assert_eq!(denied.status.as_ref().map(|status| status.attempts), Some(0), "no token was made for it");
+    cluster.until_healthy("admission: in force").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
 async fn what_is_installed_is_what_the_operator_was_built_with() {
     let cluster = shared().await;
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/admission.yaml");
