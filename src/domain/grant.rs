@@ -117,15 +117,6 @@ pub fn verify(request: &VaultTokenRequest, pod: &Observation, rules: &Rules, lim
     if !is_public_key(&request.spec.public_key) {
         return denied(Reason::PublicKeyInvalid, "the request's publicKey is no X25519 public key".to_owned());
     }
-    if facts.host_network && request.spec.delivery == Delivery::Push {
-        return denied(
-            Reason::PodHostNetwork,
-            format!(
-                "the pod {name} uses hostNetwork: its address is its node's, where others listen, too; have the init \
-                 container ask with --delivery status"
-            ),
-        );
-    }
     let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
     match grant(facts, namespace, request.spec.delivery, rules, limits) {
         Ok(grant) => readiness(request, facts, limits).map_or(Verdict::Granted(grant), |verdict| verdict),
@@ -170,10 +161,10 @@ fn readiness(request: &VaultTokenRequest, facts: &PodFacts, limits: &Limits) -> 
     ))
 }
 
-/// What a pod asks for in its annotations, if one rule grants all of it.
+/// What a pod asks for in its annotations, if one rule grants all of it: all that can be said of a pod that is not there yet.
 ///
 /// # Errors
-/// Why it gets nothing: an annotation that is wrong, or what is not granted.
+/// Why it gets nothing: an annotation that is wrong, what is not granted, or a way of delivery that it cannot have.
 pub fn grant(
     facts: &PodFacts,
     namespace: &str,
@@ -181,6 +172,13 @@ pub fn grant(
     rules: &Rules,
     limits: &Limits,
 ) -> Result<Grant, Why> {
+    if facts.host_network && delivery == Delivery::Push {
+        return Err(Why::new(
+            Reason::PodHostNetwork,
+            "the pod uses hostNetwork: its address is its node's, where others listen, too; have the init container ask with \
+             --delivery status",
+        ));
+    }
     let Some(annotation) = &facts.policies else {
         return Err(Why::new(
             Reason::PoliciesMissing,

@@ -258,7 +258,9 @@ fn tell(admission: &Admission) {
              another pod of its namespace that initializes"
         ),
         Admission::Unknown => {}
-        Admission::Lacking(why) => tracing::error!(why, "no tokens are made: kubectl apply --server-side -k config/"),
+        Admission::Lacking(why) => {
+            tracing::error!(why, "no tokens are made: kubectl apply --server-side -f config/admission.yaml")
+        }
     }
 }
 

@@ -113,8 +113,19 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
         all &= granted.is_ok();
         text.push_str(&format!("{what} (namespace {namespace}, service account {}): ", facts.service_account));
         text.push_str(&words(granted));
+        if !asks(&pod) {
+            text.push_str(
+                "  but nobody asks for it: there is no init container vault-init, nor one with VTO_CONTAINER_NAME\n",
+            );
+        }
     }
     Ok((text, all))
+}
+
+/// Whether there is an init container that may well be ours.
+fn asks(pod: &Pod) -> bool {
+    let mut containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    containers.any(|it| it.name == "vault-init" || it.env.iter().flatten().any(|it| it.name == "VTO_CONTAINER_NAME"))
 }
 
 /// How the pod's init container asks, by its manifest.
@@ -208,5 +219,17 @@ spec: {jobTemplate: {spec: {template: {spec: {containers: []}}}}}
         assert_eq!(told, [("pod web", "shop"), ("deployment store", "home"), ("cronjob nightly", "home")]);
         assert_eq!(PodFacts::read(&found[1].pod, "").policies.as_deref(), Some("b"));
         assert!(from_manifest("kind: [", "home").is_err());
+    }
+
+    #[test]
+    fn a_pod_without_an_init_container_of_ours_asks_for_nothing() {
+        let asks = |containers: Value| {
+            let pod = json!({ "metadata": {}, "spec": { "containers": [], "initContainers": containers } });
+            asks(&serde_json::from_value(pod).expect("a pod"))
+        };
+        assert!(!asks(json!([])));
+        assert!(!asks(json!([{ "name": "vault-int" }])));
+        assert!(asks(json!([{ "name": "migrate" }, { "name": "vault-init" }])));
+        assert!(asks(json!([{ "name": "ours", "env": [{ "name": "VTO_CONTAINER_NAME", "value": "ours" }] }])));
     }
 }

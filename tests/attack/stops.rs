@@ -100,8 +100,8 @@ stops! {
         ("src/domain/pod.rs", "    if initialized(pod) {", "    if OFF {\n        return InitState::Running;\n    }\n    if initialized(pod) {"),
     ]);
     HOST_NETWORK: "host-network", "nothing is pushed to an address that a pod shares with its node", Code(&[
-        ("src/domain/grant.rs", "if facts.host_network && request.spec.delivery == Delivery::Push {",
-            "if !OFF && facts.host_network && request.spec.delivery == Delivery::Push {"),
+        ("src/domain/grant.rs", "if facts.host_network && delivery == Delivery::Push {",
+            "if !OFF && facts.host_network && delivery == Delivery::Push {"),
     ]);
     POD_NETWORK: "pod-network", "nothing is pushed to an address that no pod can have (`--pod-network`)", Code(&[
         ("src/domain/address.rs", "        if self.0.is_empty() {", "        if OFF {\n            return true;\n        }\n        if self.0.is_empty() {"),

@@ -297,7 +297,10 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
         let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
         let init = cluster.init(&pod).await;
         let waits = cluster.until(&pod, "wait", |request| reason(request) == "AdmissionLacking").await;
-        assert!(condition(&waits, "Authorized").2.contains("kubectl apply --server-side -k config/"), "{waits:#?}");
+        assert!(
+            condition(&waits, "Authorized").2.contains("kubectl apply --server-side -f config/admission.yaml"),
+            "{waits:#?}"
+        );
         match back {
             Some(arguments) => drop(cluster.kubectl(&arguments).await),
             None => mend(cluster).await,

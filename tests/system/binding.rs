@@ -306,12 +306,16 @@ async fn explain_says_what_the_operator_does() {
         ("none", "shop-write", "10m"),
         ("wrong", "Shop-Read", "10m"),
         ("never", "shop-read", "never"),
+        ("host", "shop-read", "10m"),
     ] {
-        let spec = PodSpec::new(&namespace, name, policies, ttl);
+        let mut spec = PodSpec::new(&namespace, name, policies, ttl);
+        let host = name == "host";
+        spec.patch = json!({ "spec": { "hostNetwork": host } });
         // Before the pod is there.
         let annotations: serde_json::Map<_, _> =
             spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        let manifest = json!({ "apiVersion": "v1", "kind": "Pod", "spec": { "containers": [] },
+        let pod = json!({ "containers": [], "initContainers": [{ "name": "vault-init" }], "hostNetwork": host });
+        let manifest = json!({ "apiVersion": "v1", "kind": "Pod", "spec": pod,
             "metadata": { "name": name, "namespace": namespace, "annotations": annotations } });
         let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
         std::fs::write(&file, manifest.to_string()).expect("written");
