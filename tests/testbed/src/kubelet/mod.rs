@@ -35,7 +35,7 @@ const NODE: &str = "testbed-node";
 
 /// Where this process looks for the next free address; runs on one machine begin apart, so that they seldom meet. The upper half
 /// of the loopback addresses is for what stands behind a proxy at the same address in the lower half.
-static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new((std::process::id() % 100 + 16) << 16));
+static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(fastrand::u32(16 << 16..112 << 16)));
 
 /// Runs pods.
 #[derive(Debug)]
