@@ -1,5 +1,7 @@
 //! A whole testbed: a control plane and a Vault that trusts its ServiceAccounts.
 
+use std::net::Ipv4Addr;
+
 use tokio::sync::OnceCell;
 
 use crate::components::{self, Component};
@@ -21,13 +23,18 @@ pub struct Testbed {
 
 impl Testbed {
     /// Gets the components that the environment chooses, which takes minutes when they are not there yet, and starts
-    /// them, which takes seconds.
+    /// them on loopback, which takes seconds.
     pub async fn start() -> Result<Self, Error> {
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// As [`Testbed::start`], on another address of this machine.
+    pub async fn start_on(address: Ipv4Addr) -> Result<Self, Error> {
         let settings = Settings::from_env()?;
         let obtained = tokio::task::spawn_blocking(move || obtain(&settings)).await;
         let (control_plane, vault) =
             obtained.map_err(|error| Error::io("could not get the components")(std::io::Error::other(error)))??;
-        let run = Run::new()?;
+        let run = Run::new(address)?;
         let (control_plane, vault) =
             tokio::try_join!(ControlPlane::start(&run, &control_plane), VaultServer::start(&run, &vault))?;
         vault.enable_kubernetes_auth(&control_plane).await?;

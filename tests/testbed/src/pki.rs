@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,14 @@ use rcgen::{
 
 use crate::error::Error;
 
-/// The names and addresses under which every server of a run is reached.
+/// The names and addresses under which every server of a run is reached, beside the run's own.
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// The certificate authority of a run, with a folder for what it issues.
 #[derive(Debug)]
 pub struct Pki {
     folder: PathBuf,
+    names: Vec<String>,
     authority: CertifiedIssuer<'static, KeyPair>,
     certificate: CaCertificate,
 }
@@ -46,7 +48,7 @@ pub struct KeyPairFiles {
 /// What a certificate is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Usage<'a> {
-    /// A server on loopback, which has these names as well.
+    /// A server, which has these names as well.
     Server(&'a [&'a str]),
     /// A client, in this group (`O`) if any.
     Client(Option<&'a str>),
@@ -55,7 +57,7 @@ pub enum Usage<'a> {
 }
 
 impl Pki {
-    /// A new authority that keeps its files in `folder`, which must be there.
+    /// A new authority that keeps its files in `folder`, which must be there, for servers on loopback.
     pub fn new(folder: &Path) -> Result<Self, Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("testbed CA", None);
@@ -64,7 +66,17 @@ impl Pki {
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let (path, pem, der) = (folder.join("ca.crt"), authority.pem(), authority.der().to_vec());
         write(&path, &pem)?;
-        Ok(Self { folder: folder.to_owned(), authority, certificate: CaCertificate { path, pem, der } })
+        let names = LOOPBACK_NAMES.map(str::to_owned).to_vec();
+        Ok(Self { folder: folder.to_owned(), names, authority, certificate: CaCertificate { path, pem, der } })
+    }
+
+    /// For servers on this address, too.
+    pub fn with_address(mut self, address: Ipv4Addr) -> Self {
+        let address = address.to_string();
+        if !self.names.contains(&address) {
+            self.names.push(address);
+        }
+        self
     }
 
     /// The authority's certificate.
@@ -74,12 +86,15 @@ impl Pki {
 
     /// Issues a certificate for a new key.
     pub fn issue(&self, common_name: &str, usage: Usage<'_>) -> Result<KeyPairFiles, Error> {
-        let (names, group): (Vec<&str>, _) = match usage {
-            Usage::Server(names) => (LOOPBACK_NAMES.iter().chain(names).copied().collect(), None),
+        let (names, group) = match usage {
+            Usage::Server(names) => {
+                let own = self.names.iter().cloned();
+                (own.chain(names.iter().map(|name| (*name).to_owned())).collect(), None)
+            }
             Usage::Client(group) => (Vec::new(), group),
-            Usage::Peer => (LOOPBACK_NAMES.to_vec(), None),
+            Usage::Peer => (self.names.clone(), None),
         };
-        let mut params = CertificateParams::new(names.into_iter().map(String::from).collect::<Vec<_>>())?;
+        let mut params = CertificateParams::new(names)?;
         params.distinguished_name = name(common_name, group);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -48,8 +48,8 @@ impl Access {
         Client::try_from(config).map_err(Error::kubernetes(what))
     }
 
-    pub(super) fn write_admin_kubeconfig(&self, path: &Path) -> Result<(), Error> {
-        let KeyPairFiles { certificate, key } = &self.admin;
+    pub(super) fn write_certificate_kubeconfig(&self, path: &Path, files: &KeyPairFiles) -> Result<(), Error> {
+        let KeyPairFiles { certificate, key } = files;
         self.write_kubeconfig(path, "default", &json!({ "client-certificate": certificate, "client-key": key }))
     }
 

@@ -1,5 +1,6 @@
 //! The API server.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub(super) struct ApiServer {
     folder: PathBuf,
     arguments: Vec<String>,
     access: Access,
-    token_key: PathBuf,
+    token_signing: KeyPairFiles,
     process: Mutex<Arc<Process>>,
 }
 
@@ -51,12 +52,11 @@ impl ApiServer {
     async fn start_once(run: &Run, folder: &Path, binary: &Path, etcd: &Etcd, files: &Files) -> Result<Self, Error> {
         let [port] = port::free()?;
         let ca = run.pki().ca().clone();
-        let arguments = arguments(port, etcd.url(), &ca.path, files);
-        let access = Access { url: format!("https://127.0.0.1:{port}"), ca, admin: files.admin.clone() };
+        let arguments = arguments(run.address(), port, etcd.url(), &ca.path, files);
+        let access = Access { url: format!("https://{}:{port}", run.address()), ca, admin: files.admin.clone() };
         let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
-        let (binary, folder, token_key) =
-            (binary.to_owned(), folder.to_owned(), files.token_signing.certificate.clone());
-        let this = Self { binary, folder, arguments, access, token_key, process };
+        let (binary, folder, token_signing) = (binary.to_owned(), folder.to_owned(), files.token_signing.clone());
+        let this = Self { binary, folder, arguments, access, token_signing, process };
         this.wait_until_ready().await?;
         Ok(this)
     }
@@ -65,8 +65,8 @@ impl ApiServer {
         &self.access
     }
 
-    pub(super) fn token_key(&self) -> &Path {
-        &self.token_key
+    pub(super) const fn token_signing(&self) -> &KeyPairFiles {
+        &self.token_signing
     }
 
     pub(super) fn process(&self) -> Arc<Process> {
@@ -97,6 +97,7 @@ impl ApiServer {
 struct Files {
     server: KeyPairFiles,
     etcd_client: KeyPairFiles,
+    kubelet_client: KeyPairFiles,
     token_signing: KeyPairFiles,
     admin: KeyPairFiles,
 }
@@ -108,6 +109,7 @@ impl Files {
         Ok(Self {
             server: pki.issue("kube-apiserver", Usage::Server(&names))?,
             etcd_client: pki.issue("kube-apiserver-etcd-client", Usage::Client(None))?,
+            kubelet_client: pki.issue("kube-apiserver-kubelet-client", Usage::Client(Some("system:masters")))?,
             token_signing: pki.signing_key("service-account-tokens")?,
             admin: pki.issue("kubernetes-admin", Usage::Client(Some("system:masters")))?,
         })
@@ -120,14 +122,15 @@ fn spawn(binary: &Path, folder: &Path, arguments: &[String]) -> Result<Process, 
     Process::spawn("kube-apiserver", command, &folder.join("kube-apiserver.log"))
 }
 
-fn arguments(port: u16, etcd: &str, ca: &Path, files: &Files) -> Vec<String> {
+fn arguments(address: Ipv4Addr, port: u16, etcd: &str, ca: &Path, files: &Files) -> Vec<String> {
     let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+    // The Service `kubernetes` may not lead to a loopback address, by which nothing would reach it.
+    let reconciler = if address.is_loopback() { "none" } else { "lease" };
     vec![
-        "--bind-address=127.0.0.1".into(),
+        format!("--bind-address={address}"),
         format!("--secure-port={port}"),
-        // Nothing would reach it by the Service `kubernetes`, which may not lead to a loopback address.
-        "--advertise-address=127.0.0.1".into(),
-        "--endpoint-reconciler-type=none".into(),
+        format!("--advertise-address={address}"),
+        format!("--endpoint-reconciler-type={reconciler}"),
         file("tls-cert-file", &files.server.certificate),
         file("tls-private-key-file", &files.server.key),
         file("client-ca-file", ca),
@@ -136,6 +139,11 @@ fn arguments(port: u16, etcd: &str, ca: &Path, files: &Files) -> Vec<String> {
         file("etcd-cafile", ca),
         file("etcd-certfile", &files.etcd_client.certificate),
         file("etcd-keyfile", &files.etcd_client.key),
+        // For the logs of pods, and what is run in them.
+        "--kubelet-preferred-address-types=InternalIP".into(),
+        file("kubelet-certificate-authority", ca),
+        file("kubelet-client-certificate", &files.kubelet_client.certificate),
+        file("kubelet-client-key", &files.kubelet_client.key),
         // What kubeadm turns on, beside the default admission plugins.
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),

@@ -1,6 +1,7 @@
 //! The API server's store.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub(super) struct Etcd {
     folder: PathBuf,
     arguments: Vec<OsString>,
     data: PathBuf,
-    client_port: u16,
+    listens: SocketAddr,
     url: String,
 }
 
@@ -44,8 +45,9 @@ impl Etcd {
 
     async fn start_once(run: &Run, folder: &Path, binary: &Path, peer: &KeyPairFiles) -> Result<Self, Error> {
         let [client_port, peer_port] = port::free()?;
-        let url = format!("https://127.0.0.1:{client_port}");
-        let peer_url = format!("https://127.0.0.1:{peer_port}");
+        let address = run.address();
+        let url = format!("https://{address}:{client_port}");
+        let peer_url = format!("https://{address}:{peer_port}");
         // A folder for each attempt: what one has written names its ports.
         let data = folder.join(format!("etcd-{client_port}"));
         let mut arguments: Vec<OsString> = vec!["--data-dir".into(), data.clone().into()];
@@ -65,7 +67,8 @@ impl Etcd {
         }
         let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
         let (binary, folder) = (binary.to_owned(), folder.to_owned());
-        let this = Self { process, binary, folder, arguments, data, client_port, url };
+        let listens = SocketAddr::new(address.into(), client_port);
+        let this = Self { process, binary, folder, arguments, data, listens, url };
         this.wait_until_ready().await?;
         Ok(this)
     }
@@ -75,12 +78,12 @@ impl Etcd {
     }
 
     async fn wait_until_ready(&self) -> Result<(), Error> {
-        let client_port = self.client_port;
+        let address = self.listens;
         // It listens to clients only once it has a leader.
         let listens = || async move {
-            match TcpStream::connect(("127.0.0.1", client_port)).await {
+            match TcpStream::connect(address).await {
                 Ok(_) => Ok(()),
-                Err(error) => Err(format!("port {client_port}: {error}")),
+                Err(error) => Err(format!("{address}: {error}")),
             }
         };
         self.process().wait_until_ready(START_LIMIT, listens).await

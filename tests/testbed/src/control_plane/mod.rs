@@ -18,6 +18,7 @@ use kube::config::AuthInfo;
 use kube::{Api, Client};
 
 use crate::error::Error;
+use crate::pki::KeyPairFiles;
 use crate::process::{self, Output, Process};
 use crate::run::Run;
 pub use access::BearerToken;
@@ -62,7 +63,7 @@ impl ControlPlane {
         let etcd = Etcd::start(run, &folder, &binaries.etcd).await?;
         let apiserver = ApiServer::start(run, &folder, &binaries.kube_apiserver, &etcd).await?;
         let admin_kubeconfig = folder.join("admin.kubeconfig");
-        apiserver.access().write_admin_kubeconfig(&admin_kubeconfig)?;
+        apiserver.access().write_certificate_kubeconfig(&admin_kubeconfig, &apiserver.access().admin)?;
         let this = Self { apiserver, etcd, folder, kubectl: binaries.kubectl.clone(), admin_kubeconfig };
         this.wait_until_usable().await?;
         Ok(this)
@@ -88,7 +89,7 @@ impl ControlPlane {
         &self.kubectl
     }
 
-    /// The API server's address: `https://127.0.0.1:<port>`.
+    /// The API server's address: `https://<address>:<port>`.
     pub fn server_url(&self) -> &str {
         &self.apiserver.access().url
     }
@@ -100,7 +101,19 @@ impl ControlPlane {
 
     /// The public key that ServiceAccount tokens are verified with, as a PEM file.
     pub fn token_key_path(&self) -> &Path {
-        self.apiserver.token_key()
+        &self.apiserver.token_signing().certificate
+    }
+
+    /// The private key that they are signed with, as a PEM file.
+    pub(crate) fn token_signing_key_path(&self) -> &Path {
+        &self.apiserver.token_signing().key
+    }
+
+    /// Writes a kubeconfig of this name that shows a client certificate.
+    pub(crate) fn kubeconfig_for_certificate(&self, name: &str, files: &KeyPairFiles) -> Result<PathBuf, Error> {
+        let path = self.folder.join(format!("{name}.kubeconfig"));
+        self.apiserver.access().write_certificate_kubeconfig(&path, files)?;
+        Ok(path)
     }
 
     /// Writes a kubeconfig of this name, at home in this namespace, that shows a bearer token.

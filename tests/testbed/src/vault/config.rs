@@ -1,5 +1,6 @@
 //! Vault's configuration file.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -25,12 +26,13 @@ impl Config {
         kind: VaultKind,
         server: &KeyPairFiles,
         ca: &CaCertificate,
+        host: Ipv4Addr,
         [port, cluster_port, strict_port, strict_cluster_port]: [u16; 4],
     ) -> Result<Self, Error> {
         let this = Self {
             path: folder.join("config.json"),
-            address: format!("https://127.0.0.1:{port}"),
-            strict_address: format!("https://127.0.0.1:{strict_port}"),
+            address: format!("https://{host}:{port}"),
+            strict_address: format!("https://{host}:{strict_port}"),
             audit_log: folder.join("audit.log"),
             plugins: folder.join("plugins"),
         };
@@ -40,8 +42,8 @@ impl Config {
         }
         let listener = |port, cluster_port| {
             json!({
-                "address": format!("127.0.0.1:{port}"),
-                "cluster_address": format!("127.0.0.1:{cluster_port}"),
+                "address": format!("{host}:{port}"),
+                "cluster_address": format!("{host}:{cluster_port}"),
                 "tls_cert_file": server.certificate,
                 "tls_key_file": server.key,
             })
@@ -51,7 +53,7 @@ impl Config {
         strict["tls_client_ca_file"] = json!(ca.path);
         let mut config = json!({
             "api_addr": this.address,
-            "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
+            "cluster_addr": format!("https://{host}:{cluster_port}"),
             "listener": [{ "tcp": listener(port, cluster_port) }, { "tcp": strict }],
             // On disk, so that data outlive a kill. The multiplier makes it elect itself in one second, not in five.
             "storage": { "raft": { "path": data, "node_id": "testbed", "performance_multiplier": "1" } },

@@ -86,7 +86,8 @@ impl VaultServer {
         let server = run.pki().issue("vault", Usage::Server(&["vault", "vault.vault.svc"]))?;
         let mut attempt = 1;
         let (config, api, process) = loop {
-            let config = Config::write(&folder, binaries.kind(), &server, run.pki().ca(), port::free()?)?;
+            let config =
+                Config::write(&folder, binaries.kind(), &server, run.pki().ca(), run.address(), port::free()?)?;
             let api = Api::new(config.address(), run.pki().ca())?;
             let process = spawn(binaries, &folder, &config)?;
             match wait_until_listening(&process, &api).await {
@@ -109,7 +110,7 @@ impl VaultServer {
         self.binaries.kind()
     }
 
-    /// Its address: `https://127.0.0.1:<port>`.
+    /// Its address: `https://<address>:<port>`.
     pub fn address(&self) -> &str {
         self.config.address()
     }
