@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod attack;
 pub mod bed;
 pub mod churn;
 pub mod components;
@@ -15,8 +14,10 @@ pub mod demo;
 pub mod error;
 pub mod foreign;
 pub mod guard;
+pub mod image;
 pub mod kubelet;
 pub mod load;
+pub mod node;
 pub mod pki;
 pub mod port;
 pub mod process;
@@ -25,9 +26,11 @@ pub mod proxy;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod suite;
 pub mod system;
 pub mod vault;
 pub mod workdir;
+pub mod world;
 
 pub use bed::Testbed;
 pub use error::Error;

@@ -69,6 +69,11 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Run the scenarios on a real node, with the product in its images; print a line for each. Takes root.
+    Node {
+        /// Only those whose names have this in them
+        name: Option<String>,
+    },
     /// Start a control plane and a Vault, print what clients need, and run until Ctrl-C.
     Up,
 }
@@ -89,11 +94,12 @@ fn run(command: Command) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let mut stop = StopSignal::new()?;
         match command {
-            Command::Attack { name } => stop.interrupts(testbed::attack::run(name)).await,
+            Command::Attack { name } => stop.interrupts(testbed::suite::run("attack", name)).await,
             Command::Churn { short } => stop.interrupts(testbed::churn::run(short)).await,
             Command::Components => stop.interrupts(print_components()).await,
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
             Command::Foreign { short } => stop.interrupts(testbed::foreign::run(short)).await,
+            Command::Node { name } => stop.interrupts(testbed::suite::run("node", name)).await,
             Command::Demo { keep } => demo(&mut stop, keep).await,
             Command::Up => up(&mut stop).await,
         }

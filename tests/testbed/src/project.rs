@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::guard;
+use crate::image;
 use crate::process;
 use crate::report::Activity;
 
@@ -63,7 +64,23 @@ impl Binaries {
         Self::build_from(&copy, folder, &["--target-dir".as_ref(), beside().as_ref()])
     }
 
+    /// Builds them as the Dockerfile does, for images: optimised, and with libc in them.
+    pub fn build_for_images(folder: &Path) -> Result<Self, Error> {
+        let flags = image::rustflags()?;
+        let release = ["--release", "--locked", "--target", "host-tuple"].map(OsStr::new);
+        Self::build_with(&root(), folder, &release, &[("RUSTFLAGS", &flags)])
+    }
+
     fn build_from(source: &Path, folder: &Path, arguments: &[&OsStr]) -> Result<Self, Error> {
+        Self::build_with(source, folder, arguments, &[])
+    }
+
+    fn build_with(
+        source: &Path,
+        folder: &Path,
+        arguments: &[&OsStr],
+        environment: &[(&str, &str)],
+    ) -> Result<Self, Error> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let activity = Activity::start("building vault-token-operator", "nothing to do when it is up to date");
         let mut command = guard::command(&cargo)?;
@@ -71,7 +88,8 @@ impl Binaries {
             .current_dir(source)
             .args(["build", "--package", "vault-token-operator", "--bins", "--examples"])
             .args(["--message-format", "json-render-diagnostics"])
-            .args(arguments);
+            .args(arguments)
+            .envs(environment.iter().copied());
         let output = process::capture_blocking("cargo build", command, folder, BUILD_LIMIT)?;
         if !output.status.success() {
             let name = "cargo build".to_owned();

@@ -81,8 +81,7 @@ impl System {
         // kubectl keeps what it knows of the server's resources for hours; this makes it ask anew.
         let asked = control_plane.kubectl(&["api-resources", "--api-group=vaultproject.io"]).await?;
         must_succeed(asked, "kubectl api-resources")?;
-        tell_vault(&testbed).await?;
-        make_secrets(&testbed).await?;
+        prepare_vault(&testbed).await?;
 
         let folder = testbed.run().folder("operator")?;
         let token_file = folder.join("service-account-token");
@@ -293,6 +292,12 @@ pub fn must_succeed(output: process::Output, name: &str) -> Result<String, Error
     }
     let tail = format!("{}{}", output.stdout, output.stderr);
     Err(Error::Ended { name: name.to_owned(), status: output.status, tail })
+}
+
+/// Tells Vault what `config/vault/` says, and makes the example secrets.
+pub async fn prepare_vault(testbed: &Testbed) -> Result<(), Error> {
+    tell_vault(testbed).await?;
+    make_secrets(testbed).await
 }
 
 /// What `config/vault/README.md` tells a Vault administrator to do.

