@@ -19,7 +19,7 @@ test-oldest:
 # Formatting, lints, documentation, dependencies.
 lint:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets --test attack -- -D warnings
+    cargo clippy --workspace --all-targets --test attack --test node -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
     cargo deny check
 
@@ -46,6 +46,10 @@ bugs:
 # Attacks the product, and a build of it whose stops are turned off one by one (about ten minutes).
 attack *arguments:
     cargo testbed attack {{ arguments }}
+
+# The scenarios on a real node; takes root.
+node *arguments:
+    cargo testbed node {{ arguments }}
 
 # Kills the operator a thousand times at named points (about half an hour); --short is what CI does.
 crash *arguments:

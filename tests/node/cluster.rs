@@ -1,0 +1,169 @@
+//! A cluster with one real node, and the product installed on it as README.md says.
+
+use reqwest::Method;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use testbed::image::Image;
+use testbed::node::{self, Node, PAUSE_IMAGE};
+use testbed::project::{self, Binaries};
+use testbed::vault::{StatusCode, VaultServer};
+use testbed::{Error, Testbed, components, report, system, world};
+
+/// How long anything may take that should take seconds, on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// The project's images, by the names that its manifests have for them.
+const OPERATOR: &str = "vault-token-operator:0.1.0";
+const EXAMPLE: &str = "vault-example:0.1.0";
+/// An image with a shell and its commands, for apps of tests.
+pub const SHELL: &str = "testbed/shell:1";
+
+/// The images that pods are of.
+pub struct Images(Vec<Image>);
+
+impl Images {
+    /// Builds what is in them.
+    pub fn make() -> Result<Self, Error> {
+        let folder = testbed::workdir::Workdir::new()?;
+        let binaries = Binaries::build_for_images(folder.path())?;
+        let here = |name: &str| match name {
+            "vault-token-operator" => Some(binaries.operator.clone()),
+            "vault-example" => Some(binaries.example.clone()),
+            _ => None,
+        };
+        let operator = Image::of_dockerfile(OPERATOR, None, here)?;
+        let example = Image::of_dockerfile(EXAMPLE, Some("example"), here)?;
+        let shell = components::on_path("busybox").ok_or_else(|| {
+            let why = "there is no `busybox` on PATH; install it, statically linked (Debian's package busybox-static)";
+            Error::io("cannot make the images of tests")(std::io::Error::other(why))
+        })?;
+        let of_shell = |name: &str, command: &[&str]| Image {
+            name: name.to_owned(),
+            files: vec![(shell.clone(), "/bin/busybox".to_owned()), (shell.clone(), "/bin/sh".to_owned())],
+            entrypoint: command.iter().map(|word| (*word).to_owned()).collect(),
+            user: "65534:65534".to_owned(),
+        };
+        let pause = of_shell(PAUSE_IMAGE, &["/bin/busybox", "sleep", "2147483647"]);
+        Ok(Self(vec![operator, example, pause, of_shell(SHELL, &["/bin/sh"])]))
+    }
+}
+
+/// The cluster, its Vault and the product on it.
+pub struct Cluster {
+    node: Node,
+    testbed: Testbed,
+}
+
+impl Cluster {
+    pub async fn start() -> Result<Self, Error> {
+        let testbed = Testbed::start_on(world::ADDRESS).await?;
+        let blocking = tokio::task::spawn_blocking(|| Ok::<_, Error>((node::obtain()?, Images::make()?)));
+        let (binaries, images) =
+            blocking.await.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
+        let node = Node::start(testbed.run(), testbed.control_plane(), &binaries).await?;
+        for image in &images.0 {
+            node.import(image).await?;
+        }
+        system::prepare_vault(&testbed).await?;
+        Ok(Self { node, testbed })
+    }
+
+    /// README.md, "Install it in a cluster", steps 3 and 4.
+    pub async fn install(&self) {
+        let folder = self.testbed.run().folder("install").expect("a folder");
+        let kustomization = json!({
+            "resources": [relative(&folder, &project::root().join("config"))],
+            "configMapGenerator": [{
+                "name": "vault-token-operator", "namespace": "vault-token-operator", "behavior": "merge",
+                "literals": ["VTO_CLUSTER=main", format!("VAULT_ADDR={}", self.vault().address())],
+            }],
+        });
+        std::fs::write(folder.join("kustomization.yaml"), kustomization.to_string()).expect("written");
+        let crds = project::root().join("crds");
+        self.must(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).await;
+        self.must(&["apply", "--server-side", "-k", &folder.to_string_lossy()]).await;
+        self.give_ca("vault-token-operator").await;
+        let rollout = ["rollout", "status", "deployment/vault-token-operator", "-n", "vault-token-operator"];
+        self.must(&[&rollout[..], &["--timeout=90s"]].concat()).await;
+    }
+
+    /// The ConfigMap with the authority of Vault's certificate.
+    pub async fn give_ca(&self, namespace: &str) {
+        let file = format!("--from-file=ca.crt={}", self.vault().ca_path().display());
+        self.must(&["-n", namespace, "create", "configmap", "vault-ca", &file]).await;
+    }
+
+    pub fn vault(&self) -> &VaultServer {
+        self.testbed.vault()
+    }
+
+    /// Runs kubectl as an administrator, which has to succeed; gives what it printed.
+    pub async fn must(&self, arguments: &[&str]) -> String {
+        let output = self.testbed.control_plane().kubectl(arguments).await.expect("kubectl runs");
+        assert!(output.status.success(), "kubectl {arguments:?}: {}{}", output.stdout, output.stderr);
+        output.stdout
+    }
+
+    /// Applies a manifest, in this namespace where it names none.
+    pub async fn apply(&self, namespace: &str, manifest: &str) {
+        let file = self.testbed.run().path().join("manifest.yaml");
+        std::fs::write(&file, manifest).expect("written");
+        self.must(&["apply", "--server-side", "-n", namespace, "-f", &file.to_string_lossy()]).await;
+    }
+
+    /// What kubectl gives of something in JSON.
+    pub async fn get(&self, arguments: &[&str]) -> Value {
+        let text = self.must(&[&["get", "-o", "json"], arguments].concat()).await;
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Waits until something holds, which `look` says, or what is wrong.
+    pub async fn until<F: Future<Output = Result<(), String>>>(&self, what: &str, look: impl Fn() -> F) {
+        let deadline = Instant::now() + LIMIT;
+        while let Err(missing) = look().await {
+            assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}: {missing}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// How many live tokens Vault has for a namespace.
+    pub async fn live(&self, namespace: &str) -> usize {
+        self.vault().live_tokens_where("namespace", namespace).await.expect("a list").len()
+    }
+
+    /// Whether Vault lets this token read the secret that the policy shop-read is about.
+    pub async fn accepts(&self, token: &str) -> bool {
+        let token = SecretString::from(token.trim());
+        let path = "secret/data/shop/read";
+        let answer = self.vault().request_as(Some(&token), Method::GET, path, None).await;
+        answer.expect("an answer").0 == StatusCode::OK
+    }
+
+    /// What helps to see why something failed.
+    pub async fn tell(&self) {
+        let plane = self.testbed.control_plane();
+        for arguments in [
+            &["get", "pods,vtr", "-A", "-o", "wide"][..],
+            &["get", "events", "-A"],
+            &["describe", "pods", "-n", "vault-token-operator"],
+            &["-n", "vault-token-operator", "logs", "-l", "app.kubernetes.io/name=vault-token-operator", "--tail=30"],
+        ] {
+            let output = plane.kubectl(arguments).await.expect("kubectl runs");
+            report::line(&format!("{}{}", output.stdout, output.stderr));
+        }
+        for log in self.node.logs() {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            report::line(&format!("{}:\n{}", log.display(), lines[lines.len().saturating_sub(15)..].join("\n")));
+        }
+    }
+}
+
+/// Kustomize takes no other paths.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
+    let to = to.canonicalize().expect("the project");
+    up.join(to.strip_prefix("/").expect("an absolute path"))
+}

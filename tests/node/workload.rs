@@ -1,0 +1,45 @@
+//! Workloads after the example of `examples/shop.yaml`.
+
+use crate::cluster::{Cluster, SHELL};
+use serde_json::{Value, json};
+
+/// The example, in this namespace.
+pub fn example(cluster: &Cluster, namespace: &str) -> String {
+    let path = testbed::project::root().join("examples/shop.yaml");
+    let text = std::fs::read_to_string(path).expect("the example");
+    text.replace("https://vault.vault.svc:8200", cluster.vault().address())
+        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
+        .replace("name: shop\n", &format!("name: {namespace}\n"))
+        .replace("name: shop-web\n", &format!("name: {namespace}-web\n"))
+        .replace("[shop]", &format!("[{namespace}]"))
+}
+
+/// What the example's pod needs, with pods of a test's own.
+pub struct Workload {
+    pod: Value,
+}
+
+impl Workload {
+    /// Makes the namespace and all in it but the pod.
+    pub async fn new(cluster: &Cluster, namespace: &str) -> Self {
+        let documents = vault_token_operator::yaml::documents(&example(cluster, namespace)).expect("YAML");
+        let (pods, others): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document["kind"] == "Pod");
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": others });
+        cluster.apply(namespace, &list.to_string()).await;
+        cluster.give_ca(namespace).await;
+        Self { pod: pods.into_iter().next().expect("a pod") }
+    }
+
+    /// The example's pod for a template, with a shell that runs this in the place of its app.
+    pub fn template(&self, arguments: &[&str]) -> Value {
+        let mut spec = self.pod["spec"].clone();
+        let app = &mut spec["containers"][0];
+        app["image"] = json!(SHELL);
+        app["args"] = json!(arguments);
+        app["env"] = json!([{ "name": "PATH", "value": "/bin" }]);
+        // A shell does not hear that it is to end.
+        spec["terminationGracePeriodSeconds"] = json!(1);
+        let metadata = json!({ "labels": { "app": "web" }, "annotations": self.pod["metadata"]["annotations"] });
+        json!({ "metadata": metadata, "spec": spec })
+    }
+}
