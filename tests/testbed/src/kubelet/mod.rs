@@ -6,7 +6,7 @@ mod node;
 pub use node::Node;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::LazyLock;
@@ -278,12 +278,19 @@ impl Kubelet {
             let [_, b, c, d] = number.to_be_bytes();
             let address = IpAddr::V4(Ipv4Addr::new(127, b, c, d));
             // The first and the last of each 256 look like a network's own.
-            if (1..255).contains(&d) && TcpListener::bind((address, INIT_PORT)).is_ok() {
+            if (1..255).contains(&d) && is_free((address, INIT_PORT).into()) {
                 return Ok(address);
             }
         }
         Err(Error::io("could not find a free loopback address")(std::io::Error::other("all are in use")))
     }
+}
+
+/// Whether nobody listens there. It is not tried by listening: a child that another thread starts in that moment would have the socket,
+/// too, until it has become what it is to run, and keep whoever listens there next from doing so.
+fn is_free(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_secs(1))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 impl Init {
