@@ -4,6 +4,7 @@ use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use testbed::image::Image;
 use testbed::node::{self, Node, PAUSE_IMAGE};
@@ -17,6 +18,8 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// The project's images, by the names that its manifests have for them.
 const OPERATOR: &str = "vault-token-operator:0.1.0";
 const EXAMPLE: &str = "vault-example:0.1.0";
+/// The operator's image once more, for upgrades.
+pub const NEXT_OPERATOR: &str = "vault-token-operator:0.1.1";
 /// An image with a shell and its commands, for apps of tests.
 pub const SHELL: &str = "testbed/shell:1";
 
@@ -46,7 +49,8 @@ impl Images {
             user: "65534:65534".to_owned(),
         };
         let pause = of_shell(PAUSE_IMAGE, &["/bin/busybox", "sleep", "2147483647"]);
-        Ok(Self(vec![operator, example, pause, of_shell(SHELL, &["/bin/sh"])]))
+        let next = Image { name: NEXT_OPERATOR.to_owned(), ..operator.clone() };
+        Ok(Self(vec![operator, next, example, pause, of_shell(SHELL, &["/bin/sh"])]))
     }
 }
 
@@ -54,6 +58,7 @@ impl Images {
 pub struct Cluster {
     node: Node,
     testbed: Testbed,
+    files: AtomicU32,
 }
 
 impl Cluster {
@@ -67,12 +72,12 @@ impl Cluster {
             node.import(image).await?;
         }
         system::prepare_vault(&testbed).await?;
-        Ok(Self { node, testbed })
+        Ok(Self { node, testbed, files: AtomicU32::new(0) })
     }
 
     /// README.md, "Install it in a cluster", steps 3 and 4.
     pub async fn install(&self) {
-        let folder = self.testbed.run().folder("install").expect("a folder");
+        let folder = self.installation();
         let kustomization = json!({
             "resources": [relative(&folder, &project::root().join("config"))],
             "configMapGenerator": [{
@@ -85,8 +90,41 @@ impl Cluster {
         self.must(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).await;
         self.must(&["apply", "--server-side", "-k", &folder.to_string_lossy()]).await;
         self.give_ca("vault-token-operator").await;
+        self.roll_out().await;
+    }
+
+    /// README.md, "Upgrade and uninstall", once all requests are deleted.
+    pub async fn uninstall(&self) {
+        self.must(&["delete", "-k", &self.installation().to_string_lossy(), "--timeout=90s"]).await;
+        let crds = project::root().join("crds");
+        self.must(&["delete", "-f", &crds.to_string_lossy(), "--timeout=60s"]).await;
+    }
+
+    fn installation(&self) -> PathBuf {
+        self.testbed.run().folder("install").expect("a folder")
+    }
+
+    /// Waits until all of the operator's replicas are as they should be.
+    pub async fn roll_out(&self) {
         let rollout = ["rollout", "status", "deployment/vault-token-operator", "-n", "vault-token-operator"];
         self.must(&[&rollout[..], &["--timeout=90s"]].concat()).await;
+    }
+
+    /// Changes how many there are.
+    pub async fn scale_operator(&self, replicas: u32) {
+        let replicas = format!("--replicas={replicas}");
+        let operator = ["-n", "vault-token-operator"];
+        self.must(&[&operator[..], &["scale", "deployment/vault-token-operator", &replicas]].concat()).await;
+        self.roll_out().await;
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub async fn uid(&self, namespace: &str, pod: &str) -> String {
+        let pod = self.get(&["-n", namespace, "pod", pod]).await;
+        pod["metadata"]["uid"].as_str().expect("a UID").to_owned()
     }
 
     /// The ConfigMap with the authority of Vault's certificate.
@@ -108,9 +146,15 @@ impl Cluster {
 
     /// Applies a manifest, in this namespace where it names none.
     pub async fn apply(&self, namespace: &str, manifest: &str) {
-        let file = self.testbed.run().path().join("manifest.yaml");
-        std::fs::write(&file, manifest).expect("written");
-        self.must(&["apply", "--server-side", "-n", namespace, "-f", &file.to_string_lossy()]).await;
+        self.must(&["apply", "--server-side", "-n", namespace, "-f", &self.file(manifest)]).await;
+    }
+
+    /// A file with this in it.
+    pub fn file(&self, content: &str) -> String {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let file = self.testbed.run().path().join(format!("manifest-{number}.yaml"));
+        std::fs::write(&file, content).expect("written");
+        file.to_string_lossy().into_owned()
     }
 
     /// What kubectl gives of something in JSON.

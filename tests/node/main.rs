@@ -11,7 +11,7 @@ mod workload;
 
 use cluster::Cluster;
 use futures::FutureExt;
-use scenarios::ALL;
+use scenarios::{ALONE, BESIDE, FIRST, LAST, OTHERS, Scenario};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -23,30 +23,38 @@ async fn main() -> ExitCode {
     if world::cgroup().is_none() {
         return outside(name).await;
     }
-    // All others stand on the first.
-    let (first, others) = ALL.split_first().expect("a scenario");
-    let others = others.iter().filter(|scenario| name.as_ref().is_none_or(|name| scenario.name.contains(name)));
     let begun = Instant::now();
     let cluster = Cluster::start().await.expect("the cluster starts");
     report::line(&format!("the node is ready ({:.1} s)", begun.elapsed().as_secs_f64()));
-    let (mut count, mut failed) = (0, 0);
-    for scenario in std::iter::once(first).chain(others) {
-        let begun = Instant::now();
-        // One that fails hides none of the others.
-        let passed = AssertUnwindSafe((scenario.run)(&cluster)).catch_unwind().await.is_ok();
-        let how = if passed { "ok" } else { "FAILED" };
-        report::output(&format!("{}: {how} ({:.1} s)", scenario.name, begun.elapsed().as_secs_f64()));
-        count += 1;
-        failed += usize::from(!passed);
-        if failed == count {
-            break;
-        }
+    let wanted = |scenario: &&Scenario| name.as_ref().is_none_or(|name| scenario.name.contains(name));
+    let mut passed = run(&cluster, FIRST.iter()).await;
+    if passed == [true] {
+        passed.extend(run(&cluster, ALONE.iter().filter(wanted)).await);
+        let (beside, others) =
+            tokio::join!(run(&cluster, BESIDE.iter().filter(wanted)), run(&cluster, OTHERS.iter().filter(wanted)));
+        passed.extend([beside, others].concat());
+        passed.extend(run(&cluster, LAST.iter().filter(wanted)).await);
     }
+    let failed = passed.iter().filter(|passed| !**passed).count();
     if failed > 0 {
         cluster.tell().await;
     }
-    report::output(&format!("scenarios {count}, failed {failed}"));
+    report::output(&format!("scenarios {}, failed {failed}", passed.len()));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs some, one after the other; gives of each whether it passed.
+async fn run<'a>(cluster: &Cluster, scenarios: impl Iterator<Item = &'a Scenario>) -> Vec<bool> {
+    let mut passed = Vec::new();
+    for scenario in scenarios {
+        let begun = Instant::now();
+        // One that fails hides none of the others.
+        let ok = AssertUnwindSafe((scenario.run)(cluster)).catch_unwind().await.is_ok();
+        let how = if ok { "ok" } else { "FAILED" };
+        report::output(&format!("{}: {how} ({:.1} s)", scenario.name, begun.elapsed().as_secs_f64()));
+        passed.push(ok);
+    }
+    passed
 }
 
 /// Gets what is not there yet while there is a way out, and goes on in a world of its own.

@@ -42,4 +42,27 @@ impl Workload {
         let metadata = json!({ "labels": { "app": "web" }, "annotations": self.pod["metadata"]["annotations"] });
         json!({ "metadata": metadata, "spec": spec })
     }
+
+    /// A pod of this name after that template.
+    pub fn pod(&self, name: &str, arguments: &[&str]) -> Value {
+        let mut pod = self.template(arguments);
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = json!(name);
+        pod
+    }
+
+    /// The container of the example's app, which reads its secret and ends.
+    pub fn example_app(&self) -> Value {
+        self.pod["spec"]["containers"][0].clone()
+    }
+
+    /// Lets its pods take their tokens from the status of their requests: a right, and a binding that grants it.
+    pub async fn allow_status(&self, cluster: &Cluster, namespace: &str) {
+        let role = "vault-token-requester-status";
+        let (role_flag, account) = (format!("--clusterrole={role}"), format!("--serviceaccount={namespace}:web"));
+        cluster.must(&["-n", namespace, "create", "rolebinding", role, &role_flag, &account]).await;
+        let patch = "--patch={\"spec\":{\"deliveries\":[\"Push\",\"Status\"]}}";
+        cluster.must(&["patch", "vpb", &format!("{namespace}-web"), "--type=merge", patch]).await;
+    }
 }

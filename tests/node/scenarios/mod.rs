@@ -1,7 +1,12 @@
 //! What is seen on the node.
 
+mod ends;
+mod operator;
+mod restarts;
+mod shapes;
+
 use crate::cluster::{Cluster, SHELL};
-use crate::workload::{self, Workload};
+use crate::workload;
 use futures::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -14,24 +19,46 @@ pub struct Scenario {
 
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
-        /// All, in this order.
-        pub const ALL: &[Scenario] =
-            &[$(Scenario { name: stringify!($name), run: |cluster| $name(cluster).boxed() }),*];
+        &[$(Scenario { name: stringify!($name), run: |cluster| $name(cluster).boxed() }),*]
     };
 }
 
-scenarios![
-    the_operator_is_installed_as_the_readme_says,
+use ends::*;
+use operator::*;
+use restarts::*;
+use shapes::*;
+
+/// All others stand on it.
+pub const FIRST: &[Scenario] = scenarios![the_operator_is_installed_as_the_readme_says];
+
+/// In this order, each alone.
+pub const ALONE: &[Scenario] = scenarios![
+    pods_wait_while_vault_is_away_and_say_so,
+    an_operator_that_is_upgraded_or_deleted_loses_no_request,
+    an_init_container_that_is_killed_asks_again_and_one_token_lives,
+];
+
+/// Takes five minutes, beside those below.
+pub const BESIDE: &[Scenario] = scenarios![a_token_of_twenty_seconds_lives_as_long_as_its_pod];
+
+/// In this order.
+pub const OTHERS: &[Scenario] = scenarios![
     logs_exec_and_services_work,
     the_example_gets_its_token_reads_its_secret_and_loses_it,
     each_pod_of_a_deployment_has_a_token_of_its_own,
     a_job_completes_and_its_token_is_revoked,
+    pods_that_fail_or_are_evicted_lose_their_tokens,
+    a_cron_jobs_pods_have_tokens_of_their_own,
+    a_restarted_container_keeps_its_token_and_a_new_sandbox_gets_another,
+    a_pod_that_is_denied_again_and_again_is_bounded,
+    an_app_of_another_user_reads_its_token_and_nobody_else_does,
+    other_init_containers_and_sidecars_run_beside_it,
+    a_pod_on_its_nodes_network_takes_its_token_from_the_status,
+    pods_of_a_node_that_is_gone_lose_their_tokens,
 ];
 
-/// All others stand on this.
-async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
-    cluster.install().await;
-}
+/// After all others.
+pub const LAST: &[Scenario] = scenarios![the_operator_is_uninstalled_as_the_readme_says];
 
 /// The node itself.
 async fn logs_exec_and_services_work(cluster: &Cluster) {
@@ -54,7 +81,7 @@ async fn logs_exec_and_services_work(cluster: &Cluster) {
     let address = address.as_str().expect("an address");
     let ask = ["-n", "node", "exec", "server", "--", "/bin/busybox", "nc", "-w", "2", address, "80"];
     assert_eq!(cluster.must(&ask).await.trim(), "server");
-    cluster.must(&["delete", "namespace", "node", "--timeout=60s"]).await;
+    delete(cluster, "node").await;
 }
 
 /// README.md, "Try the example in your cluster".
@@ -73,12 +100,12 @@ async fn the_example_gets_its_token_reads_its_secret_and_loses_it(cluster: &Clus
     assert_eq!(phases(&requests), ["Delivered"]);
     cluster.must(&["-n", "shop", "delete", "pod", "web", "--timeout=60s"]).await;
     until_over(cluster, "shop").await;
-    cluster.must(&["delete", "namespace", "shop", "--timeout=60s"]).await;
+    delete(cluster, "shop").await;
 }
 
 /// Three replicas; a restart of all of them; none.
 async fn each_pod_of_a_deployment_has_a_token_of_its_own(cluster: &Cluster) {
-    let workload = Workload::new(cluster, "three").await;
+    let workload = workload::Workload::new(cluster, "three").await;
     let template = workload.template(&["-c", "exec busybox sleep 3600"]);
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
@@ -95,12 +122,7 @@ async fn each_pod_of_a_deployment_has_a_token_of_its_own(cluster: &Cluster) {
 
     cluster.must(&["-n", "three", "rollout", "restart", "deployment/web"]).await;
     cluster.must(&rolled_out).await;
-    cluster
-        .until("the old tokens are revoked", async || match cluster.live("three").await {
-            3 => Ok(()),
-            live => Err(format!("{live} tokens live")),
-        })
-        .await;
+    until_live(cluster, "three", 3).await;
     let second = tokens(cluster, "three").await;
     assert!(second.len() == 3 && second.is_disjoint(&first));
     for token in &second {
@@ -113,25 +135,7 @@ async fn each_pod_of_a_deployment_has_a_token_of_its_own(cluster: &Cluster) {
     cluster.must(&["-n", "three", "scale", "deployment/web", "--replicas=2"]).await;
     cluster.must(&rolled_out).await;
     assert_eq!(cluster.live("three").await, 2);
-    cluster.must(&["delete", "namespace", "three", "--timeout=90s"]).await;
-    assert_eq!(cluster.live("three").await, 0);
-}
-
-/// No sidecar holds it.
-async fn a_job_completes_and_its_token_is_revoked(cluster: &Cluster) {
-    let workload = Workload::new(cluster, "job").await;
-    let mut template = workload.template(&["-c", "busybox test -s /var/run/secrets/vaultproject.io/token"]);
-    template["spec"]["restartPolicy"] = json!("Never");
-    let job = json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "once" },
-        "spec": { "backoffLimit": 0, "template": template },
-    });
-    cluster.apply("job", &job.to_string()).await;
-    cluster.must(&["-n", "job", "wait", "--for=condition=Complete", "job/once", "--timeout=90s"]).await;
-    until_over(cluster, "job").await;
-    let requests = cluster.get(&["-n", "job", "vtr"]).await;
-    assert_eq!(requests["items"][0]["status"]["reason"], "PodFinished");
-    cluster.must(&["delete", "namespace", "job", "--timeout=60s"]).await;
+    delete(cluster, "three").await;
 }
 
 /// The tokens in the pods of a Deployment, as their apps have them.
@@ -142,12 +146,36 @@ async fn tokens(cluster: &Cluster, namespace: &str) -> HashSet<String> {
         if pod["metadata"]["deletionTimestamp"].is_string() {
             continue;
         }
-        let name = pod["metadata"]["name"].as_str().expect("a name");
-        let cat = ["/bin/busybox", "cat", "/var/run/secrets/vaultproject.io/token"];
-        let arguments = [&["-n", namespace, "exec", name, "-c", "app", "--"], &cat[..]].concat();
-        tokens.insert(cluster.must(&arguments).await);
+        tokens.insert(token(cluster, namespace, pod["metadata"]["name"].as_str().expect("a name")).await);
     }
     tokens
+}
+
+/// The token in a pod, as its app has it.
+async fn token(cluster: &Cluster, namespace: &str, pod: &str) -> String {
+    let cat = ["/bin/busybox", "cat", "/var/run/secrets/vaultproject.io/token"];
+    cluster.must(&[&["-n", namespace, "exec", pod, "-c", "app", "--"], &cat[..]].concat()).await
+}
+
+/// Waits until a pod is ready.
+async fn ready(cluster: &Cluster, namespace: &str, pod: &str) {
+    cluster.must(&["-n", namespace, "wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=90s"]).await;
+}
+
+/// Waits until Vault has this many live tokens for a namespace.
+async fn until_live(cluster: &Cluster, namespace: &str, wanted: usize) {
+    cluster
+        .until("that many tokens live", async || match cluster.live(namespace).await {
+            live if live == wanted => Ok(()),
+            live => Err(format!("{live} tokens live, not {wanted}")),
+        })
+        .await;
+}
+
+/// Deletes a namespace, which has to go, and its tokens with it.
+async fn delete(cluster: &Cluster, namespace: &str) {
+    cluster.must(&["delete", "namespace", namespace, "--timeout=90s"]).await;
+    assert_eq!(cluster.live(namespace).await, 0);
 }
 
 /// Waits until the requests of a namespace are over, and says that no token of it lives.
@@ -155,7 +183,8 @@ async fn until_over(cluster: &Cluster, namespace: &str) {
     cluster
         .until("its tokens are revoked", async || {
             let phases = phases(&cluster.get(&["-n", namespace, "vtr"]).await);
-            if phases.iter().all(|phase| phase == "Revoked") { Ok(()) } else { Err(format!("{phases:?}")) }
+            let over = |phase: &String| matches!(phase.as_str(), "Revoked" | "Failed" | "Denied");
+            if phases.iter().all(over) { Ok(()) } else { Err(format!("{phases:?}")) }
         })
         .await;
     assert_eq!(cluster.live(namespace).await, 0);

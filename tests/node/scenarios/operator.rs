@@ -1,0 +1,96 @@
+//! The operator's own life, and Vault's.
+
+use super::{delete, ready, token, until_over};
+use crate::cluster::{Cluster, NEXT_OPERATOR};
+use crate::workload::Workload;
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
+
+pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
+    cluster.install().await;
+}
+
+/// README.md, "Upgrade and uninstall".
+pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "last").await;
+    cluster.apply("last", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "last", "web").await;
+    cluster.must(&["-n", "last", "delete", "rolebinding", "vault-token-requester"]).await;
+    cluster.must(&["delete", "vtr", "-A", "--all", "--timeout=60s"]).await;
+    assert_eq!(cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len(), 0);
+    cluster.uninstall().await;
+    cluster.must(&["delete", "namespace", "last", "--timeout=60s"]).await;
+}
+
+pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "away").await;
+    cluster.vault().pause();
+    cluster.apply("away", &workload.pod("web", &SLEEPS).to_string()).await;
+    for what in ["pod", "vtr"] {
+        cluster
+            .until("it is said that Vault is away", async || {
+                let text = cluster.must(&["-n", "away", "describe", what]).await;
+                if text.contains("VaultUnavailable") { Ok(()) } else { Err(text) }
+            })
+            .await;
+    }
+    let pod = cluster.get(&["-n", "away", "pod", "web"]).await;
+    assert!(pod["status"]["initContainerStatuses"][0]["state"]["running"].is_object(), "{pod:#}");
+    cluster.vault().resume();
+    ready(cluster, "away", "web").await;
+    assert!(cluster.accepts(&token(cluster, "away", "web").await).await);
+    delete(cluster, "away").await;
+}
+
+/// From one image to another, and then its leader is deleted, while pods start.
+pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "upgrade").await;
+    let start = async |first: usize| {
+        let pods: Vec<_> = (first..first + 6).map(|number| workload.pod(&format!("web-{number}"), &SLEEPS)).collect();
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": pods });
+        cluster.apply("upgrade", &list.to_string()).await;
+    };
+    let operator = ["-n", "vault-token-operator"];
+    start(0).await;
+    let image = format!("operator={NEXT_OPERATOR}");
+    cluster.must(&[&operator[..], &["set", "image", "deployment/vault-token-operator", &image]].concat()).await;
+    start(6).await;
+    cluster.roll_out().await;
+    let lease = cluster.get(&[&operator[..], &["lease", "vault-token-operator"]].concat()).await;
+    let leader = lease["spec"]["holderIdentity"].as_str().expect("a leader").to_owned();
+    start(12).await;
+    cluster.must(&[&operator[..], &["delete", "pod", &leader]].concat()).await;
+    let mut tokens = HashSet::new();
+    for number in 0..18 {
+        let name = format!("web-{number}");
+        ready(cluster, "upgrade", &name).await;
+        let token = token(cluster, "upgrade", &name).await;
+        assert!(cluster.accepts(&token).await, "{name}");
+        tokens.insert(token);
+    }
+    assert_eq!(tokens.len(), 18);
+    super::until_live(cluster, "upgrade", 18).await;
+    cluster.must(&["-n", "upgrade", "delete", "pods", "--all", "--timeout=60s"]).await;
+    until_over(cluster, "upgrade").await;
+    delete(cluster, "upgrade").await;
+    cluster.roll_out().await;
+}
+
+/// It is renewed again and again.
+pub async fn a_token_of_twenty_seconds_lives_as_long_as_its_pod(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "renewed").await;
+    let mut pod = workload.pod("web", &SLEEPS);
+    pod["metadata"]["annotations"]["vaultproject.io/ttl"] = json!("20s");
+    cluster.apply("renewed", &pod.to_string()).await;
+    ready(cluster, "renewed", "web").await;
+    let (token, begun) = (token(cluster, "renewed", "web").await, Instant::now());
+    while begun.elapsed() < Duration::from_secs(300) {
+        assert!(cluster.accepts(&token).await, "dead after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    delete(cluster, "renewed").await;
+    assert!(!cluster.accepts(&token).await);
+}

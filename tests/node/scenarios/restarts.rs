@@ -1,0 +1,110 @@
+//! What is killed and starts again.
+
+use super::{delete, phases, ready, token, until_live, until_over};
+use crate::cluster::Cluster;
+use crate::workload::Workload;
+use rustix::process::{Pid, Signal, kill_process};
+
+const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
+
+/// Kills the process of a pod whose command has this in it, as the kernel does when memory runs out.
+fn kill(pod_uid: &str, command: &str) {
+    let processes: Vec<_> = std::fs::read_dir("/proc")
+        .expect("processes")
+        .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse::<i32>().ok())
+        .filter(|id| {
+            let read = |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
+            read("cgroup").contains(&format!("pod{pod_uid}/")) && read("cmdline").replace('\0', " ").contains(command)
+        })
+        .collect();
+    let [id] = processes[..] else { panic!("{command} of {pod_uid} runs as {processes:?}") };
+    kill_process(Pid::from_raw(id).expect("an id"), Signal::KILL).expect("killed");
+}
+
+/// Waits until a container of a pod was started so many times more.
+async fn until_restarted(cluster: &Cluster, namespace: &str, pod: &str, containers: &str, times: u64) {
+    cluster
+        .until("it starts again", async || {
+            let pod = cluster.get(&["-n", namespace, "pod", pod]).await;
+            let container = &pod["status"][containers][0];
+            let running = container["state"]["running"].is_object();
+            let restarts = container["restartCount"].as_u64().unwrap_or_default();
+            if restarts >= times && running {
+                Ok(())
+            } else {
+                Err(format!("{restarts} restarts: {}", container["state"]))
+            }
+        })
+        .await;
+}
+
+/// Before it has its token; once it has it, it has ended.
+pub async fn an_init_container_that_is_killed_asks_again_and_one_token_lives(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "killed").await;
+    cluster.scale_operator(0).await;
+    cluster.apply("killed", &workload.pod("web", &SLEEPS).to_string()).await;
+    let asked = async |times: usize| {
+        let what = format!("{times} requests");
+        cluster
+            .until(&what, async || match phases(&cluster.get(&["-n", "killed", "vtr"]).await).len() {
+                count if count == times => Ok(()),
+                count => Err(format!("{count} requests")),
+            })
+            .await;
+    };
+    for times in 1..=2 {
+        asked(usize::try_from(times).expect("few")).await;
+        let uid = cluster.uid("killed", "web").await;
+        kill(&uid, "/vault-token-operator init");
+        until_restarted(cluster, "killed", "web", "initContainerStatuses", times).await;
+    }
+    asked(3).await;
+    cluster.scale_operator(2).await;
+    ready(cluster, "killed", "web").await;
+    assert!(cluster.accepts(&token(cluster, "killed", "web").await).await);
+    until_live(cluster, "killed", 1).await;
+    let phases = phases(&cluster.get(&["-n", "killed", "vtr"]).await);
+    assert_eq!(phases.iter().filter(|phase| *phase == "Delivered").count(), 1, "{phases:?}");
+    cluster.must(&["-n", "killed", "delete", "pod", "web", "--timeout=60s"]).await;
+    until_over(cluster, "killed").await;
+    delete(cluster, "killed").await;
+}
+
+/// The first, as an app does that crashes; the second, as all pods when their node starts again.
+pub async fn a_restarted_container_keeps_its_token_and_a_new_sandbox_gets_another(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "restarts").await;
+    cluster.apply("restarts", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "restarts", "web").await;
+    let uid = cluster.uid("restarts", "web").await;
+    let first = token(cluster, "restarts", "web").await;
+
+    kill(&uid, "sleep 3600");
+    until_restarted(cluster, "restarts", "web", "containerStatuses", 1).await;
+    assert_eq!(token(cluster, "restarts", "web").await, first);
+    assert!(cluster.accepts(&first).await);
+    assert_eq!(cluster.live("restarts").await, 1);
+
+    kill(&uid, "sleep 2147483647");
+    until_restarted(cluster, "restarts", "web", "containerStatuses", 2).await;
+    let second = token(cluster, "restarts", "web").await;
+    assert_ne!(first, second);
+    assert!(cluster.accepts(&second).await);
+    until_live(cluster, "restarts", 1).await;
+    assert!(!cluster.accepts(&first).await);
+    delete(cluster, "restarts").await;
+}
+
+/// The machine is away: nobody ends its containers, and the pods are taken away by force.
+pub async fn pods_of_a_node_that_is_gone_lose_their_tokens(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "gone").await;
+    cluster.apply("gone", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "gone", "web").await;
+    let stolen = token(cluster, "gone", "web").await;
+    cluster.node().stop_kubelet().await;
+    cluster.must(&["-n", "gone", "delete", "pod", "web", "--force", "--grace-period=0", "--timeout=60s"]).await;
+    until_over(cluster, "gone").await;
+    assert!(!cluster.accepts(&stolen).await);
+    cluster.node().start_kubelet().expect("it starts");
+    cluster.must(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"]).await;
+    delete(cluster, "gone").await;
+}

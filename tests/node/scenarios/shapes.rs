@@ -1,0 +1,85 @@
+//! Pods of other shapes than the example's.
+
+use super::{delete, phases, ready, token, until_live};
+use crate::cluster::{Cluster, SHELL};
+use crate::workload::Workload;
+use serde_json::json;
+
+const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
+
+/// Each start of its init container asks, up to ten times, with the kubelet's growing waits between.
+pub async fn a_pod_that_is_denied_again_and_again_is_bounded(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "denied").await;
+    let mut pod = workload.pod("web", &SLEEPS);
+    pod["metadata"]["annotations"]["vaultproject.io/policies"] = json!("Shop-Read");
+    cluster.apply("denied", &pod.to_string()).await;
+    cluster
+        .until("it has asked again", async || match phases(&cluster.get(&["-n", "denied", "vtr"]).await).as_slice() {
+            [first, second, ..] if first == "Denied" && second == "Denied" => Ok(()),
+            phases => Err(format!("{phases:?}")),
+        })
+        .await;
+    let text = cluster.must(&["-n", "denied", "describe", "pod", "web"]).await;
+    assert!(text.contains("PoliciesInvalid"), "its owner sees why: {text}");
+    let requests = phases(&cluster.get(&["-n", "denied", "vtr"]).await);
+    assert!(requests.len() <= 10 && requests.iter().all(|phase| phase == "Denied"), "{requests:?}");
+    assert_eq!(cluster.live("denied").await, 0);
+    delete(cluster, "denied").await;
+}
+
+/// The pod's group is all that they share.
+pub async fn an_app_of_another_user_reads_its_token_and_nobody_else_does(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "users").await;
+    let mut pod = workload.pod("web", &SLEEPS);
+    pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = json!(10001);
+    cluster.apply("users", &pod.to_string()).await;
+    ready(cluster, "users", "web").await;
+    assert!(cluster.accepts(&token(cluster, "users", "web").await).await);
+    let stat = ["/bin/busybox", "stat", "-c", "%a %u %g", "/var/run/secrets/vaultproject.io/token"];
+    let said = cluster.must(&[&["-n", "users", "exec", "web", "-c", "app", "--"], &stat[..]].concat()).await;
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert!(words[0].ends_with('0') && words[1..] == ["65532", "65532"], "{said}");
+    delete(cluster, "users").await;
+}
+
+pub async fn other_init_containers_and_sidecars_run_beside_it(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "beside").await;
+    let mut pod = workload.pod("web", &SLEEPS);
+    let example = workload.example_app();
+    let shell = |name: &str, command: &str| json!({ "name": name, "image": SHELL, "args": ["-c", command], "env": [{ "name": "PATH", "value": "/bin" }] });
+    let mut sidecar = shell("sidecar", "exec busybox sleep 3600");
+    sidecar["restartPolicy"] = json!("Always");
+    let mut reads = example;
+    reads["name"] = json!("reads");
+    let ours = pod["spec"]["initContainers"][0].clone();
+    pod["spec"]["initContainers"] = json!([shell("before", "exit 0"), sidecar, ours, reads]);
+    cluster.apply("beside", &pod.to_string()).await;
+    ready(cluster, "beside", "web").await;
+    let read = cluster.must(&["-n", "beside", "logs", "web", "-c", "reads"]).await;
+    assert!(read.contains("{\"greeting\":\"hello from read\"}"), "{read}");
+    assert_eq!(cluster.live("beside").await, 1);
+    delete(cluster, "beside").await;
+}
+
+/// Its address is its node's: nothing is pushed there.
+pub async fn a_pod_on_its_nodes_network_takes_its_token_from_the_status(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "host").await;
+    let mut pod = workload.pod("web", &SLEEPS);
+    pod["spec"]["hostNetwork"] = json!(true);
+    cluster.apply("host", &pod.to_string()).await;
+    cluster
+        .until("it is denied", async || {
+            let text = cluster.must(&["-n", "host", "describe", "pod", "web"]).await;
+            if text.contains("PodHostNetwork") { Ok(()) } else { Err(text) }
+        })
+        .await;
+    cluster.must(&["-n", "host", "delete", "pod", "web", "--timeout=60s"]).await;
+    workload.allow_status(cluster, "host").await;
+    let environment = pod["spec"]["initContainers"][0]["env"].as_array_mut().expect("variables");
+    environment.push(json!({ "name": "VTO_DELIVERY", "value": "status" }));
+    cluster.apply("host", &pod.to_string()).await;
+    ready(cluster, "host", "web").await;
+    assert!(cluster.accepts(&token(cluster, "host", "web").await).await);
+    until_live(cluster, "host", 1).await;
+    delete(cluster, "host").await;
+}
