@@ -118,6 +118,16 @@ impl Cluster {
         self.roll_out().await;
     }
 
+    /// The replica that leads, once one does.
+    pub async fn leader(&self) -> String {
+        let holder = async || {
+            let lease = self.get(&["-n", "vault-token-operator", "lease", "vault-token-operator-leader"]).await;
+            lease["spec"]["holderIdentity"].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+        };
+        self.until("a replica leads", async || holder().await.map(drop).ok_or_else(|| "none does".to_owned())).await;
+        holder().await.expect("a leader")
+    }
+
     pub fn node(&self) -> &Node {
         &self.node
     }

@@ -49,7 +49,7 @@ pub const OTHERS: &[Scenario] = scenarios![
     a_job_completes_and_its_token_is_revoked,
     pods_that_fail_or_are_evicted_lose_their_tokens,
     a_cron_jobs_pods_have_tokens_of_their_own,
-    a_restarted_container_keeps_its_token_and_a_new_sandbox_gets_another,
+    a_restarted_container_and_a_new_sandbox_keep_the_one_token,
     a_pod_that_is_denied_again_and_again_is_bounded,
     an_app_of_another_user_reads_its_token_and_nobody_else_does,
     other_init_containers_and_sidecars_run_beside_it,

@@ -59,8 +59,7 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
     cluster.must(&[&operator[..], &["set", "image", "deployment/vault-token-operator", &image]].concat()).await;
     start(6).await;
     cluster.roll_out().await;
-    let lease = cluster.get(&[&operator[..], &["lease", "vault-token-operator"]].concat()).await;
-    let leader = lease["spec"]["holderIdentity"].as_str().expect("a leader").to_owned();
+    let leader = cluster.leader().await;
     start(12).await;
     cluster.must(&[&operator[..], &["delete", "pod", &leader]].concat()).await;
     let mut tokens = HashSet::new();
