@@ -186,13 +186,15 @@ impl Process {
         std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))
     }
 
-    /// The memory that it holds now, in bytes (`VmRSS` of proc_pid_status(5)).
+    /// The memory that it has filled itself, in bytes (`RssAnon` of proc_pid_status(5)). What it has read of its binary is not
+    /// counted: that grows for as long as code runs that did not run before, and is the kernel's to take back.
     pub fn memory(&self) -> Result<u64, Error> {
         let path = PathBuf::from(format!("/proc/{}/status", self.id.as_raw_pid()));
         let status = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
         let kibibytes =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok());
-        let kibibytes: u64 = kibibytes.ok_or(Error::Incomplete { what: path.display().to_string(), field: "VmRSS" })?;
+            status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB")?.trim().parse().ok());
+        let kibibytes: u64 =
+            kibibytes.ok_or(Error::Incomplete { what: path.display().to_string(), field: "RssAnon" })?;
         Ok(kibibytes * 1024)
     }
 
