@@ -12,6 +12,9 @@ use tokio::sync::mpsc;
 /// Announcements that may wait; beyond it they are dropped, and counted in a log line.
 const QUEUE: usize = 1024;
 
+/// After how many of them the recorder is a new one: it keeps each Event for six minutes, to count repetitions, in two KiB or so.
+const REMEMBERED: usize = 1000;
+
 /// Longest note of an Event that Kubernetes takes, in bytes.
 const MAX_NOTE: usize = 1024;
 
@@ -24,9 +27,14 @@ impl Herald {
     pub fn start(client: Client) -> Self {
         let (sender, mut queue) = mpsc::channel::<(ObjectReference, ObjectReference, Announcement)>(QUEUE);
         let reporter = Reporter { controller: "vault-token-operator".to_owned(), instance: None };
-        let recorder = Recorder::new(client, reporter);
         tokio::spawn(async move {
+            let mut recorder = Recorder::new(client.clone(), reporter.clone());
+            let mut told = 0;
             while let Some((request, pod, announcement)) = queue.recv().await {
+                told += 1;
+                if told % REMEMBERED == 0 {
+                    recorder = Recorder::new(client.clone(), reporter.clone());
+                }
                 for (about, related) in [(&request, &pod), (&pod, &request)] {
                     let event = event(&announcement, related);
                     if let Err(error) = bounded(recorder.publish(&event, about)).await {
