@@ -3,6 +3,9 @@
 use crate::cluster::{Cluster, SHELL};
 use serde_json::{Value, json};
 
+/// What an app does that lives on.
+pub const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
+
 /// The example, in this namespace.
 pub fn example(cluster: &Cluster, namespace: &str) -> String {
     let path = testbed::project::root().join("examples/shop.yaml");

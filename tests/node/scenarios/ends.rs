@@ -2,7 +2,7 @@
 
 use super::{delete, phases, ready, until_over};
 use crate::cluster::Cluster;
-use crate::workload::Workload;
+use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
 
 /// Reads the token's file, as an app does that has all it needs.
@@ -48,9 +48,9 @@ pub async fn pods_that_fail_or_are_evicted_lose_their_tokens(cluster: &Cluster) 
     let workload = Workload::new(cluster, "ends").await;
     let mut fails = workload.pod("fails", &["-c", "exit 1"]);
     fails["spec"]["restartPolicy"] = json!("Never");
-    let mut late = workload.pod("late", &["-c", "exec busybox sleep 3600"]);
+    let mut late = workload.pod("late", &SLEEPS);
     late["spec"]["activeDeadlineSeconds"] = json!(5);
-    let evicted = workload.pod("evicted", &["-c", "exec busybox sleep 3600"]);
+    let evicted = workload.pod("evicted", &SLEEPS);
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [fails, late, evicted] });
     cluster.apply("ends", &list.to_string()).await;
     ready(cluster, "ends", "evicted").await;

@@ -2,12 +2,10 @@
 
 use super::{delete, ready, token, until_over};
 use crate::cluster::{Cluster, NEXT_OPERATOR};
-use crate::workload::Workload;
+use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-
-const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
 
 pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
     cluster.install().await;

@@ -2,10 +2,8 @@
 
 use super::{delete, phases, ready, token, until_live, until_over};
 use crate::cluster::Cluster;
-use crate::workload::Workload;
+use crate::workload::{SLEEPS, Workload};
 use rustix::process::{Pid, Signal, kill_process};
-
-const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
 
 /// Kills the process of a pod whose command has this in it, as the kernel does when memory runs out.
 fn kill(pod_uid: &str, command: &str) {

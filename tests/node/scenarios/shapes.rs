@@ -2,10 +2,8 @@
 
 use super::{delete, phases, ready, token, until_live};
 use crate::cluster::{Cluster, SHELL};
-use crate::workload::Workload;
+use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
-
-const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
 
 /// Each start of its init container asks, up to ten times, with the kubelet's growing waits between.
 pub async fn a_pod_that_is_denied_again_and_again_is_bounded(cluster: &Cluster) {
