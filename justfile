@@ -19,7 +19,8 @@ test-oldest:
 # Formatting, lints, documentation, dependencies.
 lint:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets --test attack --test node -- -D warnings
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --test attack --test node -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
     cargo deny check
 

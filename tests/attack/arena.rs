@@ -59,7 +59,7 @@ impl Arena {
 
     /// Whether the stop is off.
     pub fn is_off(&self, stop: &Stop) -> bool {
-        self.state().off.iter().any(|off| *off == stop)
+        self.state().off.contains(&stop)
     }
 
     /// Turns these stops off and all others on, with these further settings of the operator.

@@ -14,6 +14,7 @@ mod identity;
 mod list;
 mod stops;
 #[path = "../system/stranger.rs"]
+#[allow(dead_code, reason = "shared with the tests of tests/system")]
 mod stranger;
 #[path = "../system/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of tests/system")]

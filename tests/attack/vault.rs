@@ -6,6 +6,7 @@ use aho_corasick::AhoCorasick;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 use testbed::kubelet::PodSpec;
 use testbed::proxy::{Fault, Proxy};
 use testbed::run::Run;
@@ -68,7 +69,7 @@ pub async fn a_list_of_everybodys_accessors(arena: &Arena) -> bool {
 pub async fn a_vault_that_is_another_one(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let pod = arena.cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let another = Run::new().expect("another authority");
+    let another = Run::new(Ipv4Addr::LOCALHOST).expect("another authority");
     let trusted = another.pki().ca().path.to_string_lossy().into_owned();
     let init = arena.init(&pod, &[("VAULT_CACERT", &trusted)]).await;
     arena.report(&pod).await;
