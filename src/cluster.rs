@@ -1,6 +1,12 @@
 //! The connection to the Kubernetes API server, and what can go wrong with it.
 
+mod calls;
+
+pub use calls::{Call, Listener};
+
 use crate::text::one_line;
+use calls::Counting;
+use kube::client::ClientBuilder;
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use std::time::Duration;
@@ -23,6 +29,24 @@ const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 /// # Errors
 /// A sentence that says what was looked for.
 pub async fn connect() -> Result<Client, String> {
+    let config = config().await?;
+    Client::try_from(config).map_err(|error| wrong(&error))
+}
+
+/// As [`connect`], and tells `listener` of every call.
+///
+/// # Errors
+/// A sentence that says what was looked for.
+pub async fn connect_counted(listener: Listener) -> Result<Client, String> {
+    let builder = ClientBuilder::try_from(config().await?).map_err(|error| wrong(&error))?;
+    Ok(builder.with_layer(&Counting(listener)).build())
+}
+
+fn wrong(error: &kube::Error) -> String {
+    format!("the connection to the Kubernetes API server is set wrong: {error}")
+}
+
+async fn config() -> Result<Config, String> {
     let mut config = Config::infer().await.map_err(|error| {
         format!("no way to the Kubernetes API server: neither KUBECONFIG nor a ServiceAccount is there ({error})")
     })?;
@@ -32,8 +56,7 @@ pub async fn connect() -> Result<Client, String> {
     // connection that was idle before has all of it.
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
-    Client::try_from(config)
-        .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))
+    Ok(config)
 }
 
 /// A call to the API server that did not end well.

@@ -12,6 +12,7 @@ pub mod init;
 pub mod operator;
 pub mod seal;
 pub mod text;
+pub mod traffic;
 pub mod vault;
 pub mod wire;
 pub mod yaml;

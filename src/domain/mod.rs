@@ -18,5 +18,6 @@ pub mod rights;
 pub mod rules;
 pub mod status;
 pub mod sweep;
+pub mod tally;
 pub mod tenure;
 pub mod token;

@@ -1,5 +1,6 @@
-//! How many tokens have lost their grants: beyond a limit a person has to look at it before they are revoked.
+//! How many tokens live, and how many have lost their grants: beyond a limit a person has to look at it before they are revoked.
 
+use super::pods::LivePods;
 use super::rulebook::Edition;
 use crate::api::VaultTokenRequest;
 use crate::domain::tenure::granted;
@@ -13,6 +14,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Counts them in what the watch shows.
 pub struct Census {
     requests: Store<VaultTokenRequest>,
+    pods: LivePods,
     limit: usize,
     last: Mutex<Option<Count>>,
 }
@@ -26,8 +28,15 @@ struct Count {
 
 impl Census {
     /// Counts among these; more than `limit` are too many.
-    pub fn new(requests: Store<VaultTokenRequest>, limit: usize) -> Self {
-        Self { requests, limit, last: Mutex::default() }
+    pub fn new(requests: Store<VaultTokenRequest>, pods: LivePods, limit: usize) -> Self {
+        Self { requests, pods, limit, last: Mutex::default() }
+    }
+
+    /// How many tokens live by what their requests record, and how many of them have outlived their pods, by what the watch shows.
+    pub fn living(&self) -> (usize, usize) {
+        let live = self.requests.state_filter(VaultTokenRequest::holds_token);
+        let outliving = live.iter().filter(|request| self.pods.lacks(&request.spec.pod_uid)).count();
+        (live.len(), outliving)
     }
 
     /// How many there are by these rules, if they are too many.

@@ -44,14 +44,21 @@ const PAGE: u32 = 50;
 /// Wait of a request whose namespace has too many others in line.
 const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
 
-/// What the watch shows of the requests: to be read, and to be written.
-pub type Cache = (Store<VaultTokenRequest>, Writer<VaultTokenRequest>);
+/// What the watches show.
+pub struct Cache {
+    /// The requests, to be read.
+    pub requests: Store<VaultTokenRequest>,
+    /// The same, to be written.
+    pub writer: Writer<VaultTokenRequest>,
+    /// The pods that live.
+    pub pods: LivePods,
+}
 
 struct Context<W> {
     executor: Executor<W>,
     requests: Store<VaultTokenRequest>,
     live: LivePods,
-    turnstile: Turnstile,
+    turnstile: Arc<Turnstile>,
     leadership: Leadership,
     rulebook: Rulebook,
     agenda: Agenda,
@@ -99,7 +106,7 @@ async fn serve<W: World + 'static>(
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let (requests, writer) = store;
+    let Cache { requests, writer, pods: live } = store;
     let (sender, older) = futures::channel::mpsc::unbounded();
     let (whole, lists) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
@@ -131,12 +138,11 @@ async fn serve<W: World + 'static>(
                 let _ = sender.unbounded_send(older);
             }
         });
-    let live = LivePods::default();
     let context = Arc::new(Context {
         executor,
         requests: requests.clone(),
         live: live.clone(),
-        turnstile: Turnstile::new(),
+        turnstile: health.turnstile(),
         leadership: leadership.clone(),
         rulebook: rulebook.clone(),
         agenda: Agenda::default(),

@@ -3,12 +3,13 @@
 
 use super::census::Census;
 use super::lease::Leadership;
-use super::metrics::{CONTENT_TYPE, Metrics};
+use super::metrics::{CONTENT_TYPE, Metrics, Present};
 use super::rulebook::Rulebook;
+use super::turnstile::Turnstile;
 use crate::domain::admission::Admission;
 use crate::domain::rights::Rights;
 use crate::http::{Limits, serve as serve_http};
-use crate::vault::Session;
+use crate::vault::TokenStore;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
@@ -25,11 +26,12 @@ use tokio::sync::watch;
 pub struct Health {
     requests: watch::Sender<bool>,
     pods: Arc<AtomicBool>,
-    vault: Session,
+    vault: TokenStore,
     sweep: Arc<Mutex<String>>,
     leadership: Leadership,
     metrics: Metrics,
     census: Arc<Census>,
+    turnstile: Arc<Turnstile>,
     rulebook: Rulebook,
     admission: watch::Receiver<Admission>,
     rights: watch::Receiver<Rights>,
@@ -38,7 +40,7 @@ pub struct Health {
 impl Health {
     /// Not ready yet.
     pub fn new(
-        vault: Session,
+        vault: TokenStore,
         leadership: Leadership,
         metrics: Metrics,
         census: Arc<Census>,
@@ -47,8 +49,13 @@ impl Health {
         rights: watch::Receiver<Rights>,
     ) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
-        let (requests, pods) = (watch::Sender::new(false), Arc::default());
-        Self { requests, pods, vault, sweep, leadership, metrics, census, rulebook, admission, rights }
+        let (requests, pods, turnstile) = (watch::Sender::new(false), Arc::default(), Arc::new(Turnstile::new()));
+        Self { requests, pods, vault, sweep, leadership, metrics, census, turnstile, rulebook, admission, rights }
+    }
+
+    /// Where requests wait for their turn.
+    pub fn turnstile(&self) -> Arc<Turnstile> {
+        self.turnstile.clone()
     }
 
     /// The requests were listed and are watched.
@@ -95,8 +102,18 @@ impl Health {
     }
 
     fn counted(&self) -> String {
-        let enforced = matches!(*self.admission.borrow(), Admission::InForce { .. });
-        self.metrics.text(self.leadership.leads(), self.census.count(&self.rulebook.edition()), enforced)
+        let edition = self.rulebook.edition();
+        let (live, outliving) = self.census.living();
+        self.metrics.text(&Present {
+            leads: self.leadership.leads(),
+            admission: matches!(*self.admission.borrow(), Admission::InForce { .. }),
+            vault: self.vault.away().is_none(),
+            live,
+            outliving,
+            ungranted: self.census.count(&edition),
+            held: self.census.held(&edition).unwrap_or_default(),
+            queue: self.turnstile.waiting(),
+        })
     }
 
     fn answer(&self, path: &str) -> Response<Full<Bytes>> {
@@ -112,7 +129,7 @@ impl Health {
     }
 
     fn words(&self, path: &str) -> (StatusCode, String) {
-        let vault = match self.vault.token() {
+        let vault = match self.vault.session().token() {
             Ok(_) => "logged in".to_owned(),
             Err(error) => error.to_string(),
         };

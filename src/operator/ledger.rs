@@ -1,10 +1,14 @@
 //! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
-//! leaves one audit line and one Event.
+//! leaves one audit line and one Event, and is counted.
 
+use super::endings::Endings;
 use super::herald::Herald;
-use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestStatus};
+use super::metrics::Metrics;
+use crate::api::{FINALIZER, Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::announcement::announcement;
+use crate::domain::tally::{Times, tally};
+use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -13,12 +17,14 @@ use serde_json::json;
 pub struct Ledger {
     client: Client,
     herald: Herald,
+    metrics: Metrics,
+    endings: Endings,
 }
 
 impl Ledger {
-    /// Writes with `client`, announces through `herald`.
-    pub fn new(client: Client, herald: Herald) -> Self {
-        Self { client, herald }
+    /// Writes with `client`, announces through `herald`, counts in `metrics`.
+    pub fn new(client: Client, herald: Herald, metrics: Metrics, endings: Endings) -> Self {
+        Self { client, herald, metrics, endings }
     }
 
     /// Reads a request fresh.
@@ -106,6 +112,11 @@ impl Ledger {
         }
         if let Some(announcement) = announcement(&old, &new) {
             self.herald.announce(after, announcement);
+        }
+        let created = after.metadata.creation_timestamp.as_ref().map(|created| created.0);
+        let pod_ended = if new.phase == Some(Phase::Revoked) { self.endings.take(&after.spec.pod_uid) } else { None };
+        for count in tally(&old, &new, Times { created, pod_ended, now: Timestamp::now() }) {
+            self.metrics.count(count);
         }
     }
 }

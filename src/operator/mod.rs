@@ -10,6 +10,7 @@ mod census;
 mod controller;
 #[cfg(feature = "crash-points")]
 mod crash;
+mod endings;
 mod execute;
 pub mod explain;
 mod handover;
@@ -44,6 +45,7 @@ use admission::Inspector;
 use bindings::Statuses;
 use budget::Budget;
 use census::Census;
+use controller::Cache;
 use health::Health;
 use herald::Herald;
 use kube::runtime::reflector;
@@ -51,6 +53,7 @@ use lease::Candidate;
 use ledger::Ledger;
 use metrics::Metrics;
 use observe::Pods;
+use pods::LivePods;
 use push::Pusher;
 use reaper::Reaper;
 use rights::Assessor;
@@ -67,19 +70,22 @@ use world::Live;
 /// A sentence that says what is missing to run at all.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) -> Result<(), String> {
     let listener = health::listen(settings.health_address).await?;
-    let client = cluster::connect().await?;
-    let session = Session::start(settings.vault.clone(), settings.login.clone());
+    let metrics = Metrics::new();
+    let counting = metrics.clone();
+    let client = cluster::connect_counted(Arc::new(move |call| counting.api_call(call))).await?;
+    let vault = settings.vault.counted(Arc::new(metrics.clone()));
+    let session = Session::start(vault.clone(), settings.login.clone());
     let one_login = settings.login == settings.sweep_login;
     let duties = Duties::everyday(&settings.token_role, settings.login.role_path(), one_login);
     let sweep_duties = Duties::listing(&settings.token_role, settings.sweep_login.role_path());
-    let lister = TokenLister::new(settings.vault.clone(), settings.sweep_login, sweep_duties.paths());
+    let lister = TokenLister::new(vault.clone(), settings.sweep_login, sweep_duties.paths());
     let listing = (!one_login).then(|| (sweep_duties, lister.capabilities()));
-    let tokens = TokenStore::new(settings.vault, session.clone(), settings.wrapping_ttl);
+    let tokens = TokenStore::new(vault, session.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
-    let metrics = Metrics::new();
-    let assessor = Assessor::new(tokens.clone(), session.clone(), duties, listing, metrics.clone());
+    let assessor = Assessor::new(tokens.clone(), session, duties, listing, metrics.clone());
     let sweeps = Arc::new(Notify::new());
     let (requests, writer) = reflector::store();
+    let pods = LivePods::default();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
     let (rulebook, keeper) = Rulebook::new(settings.token_role.clone(), settings.limits.clone());
@@ -91,13 +97,13 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         token_role: settings.token_role.clone(),
         limits: settings.limits.clone(),
     };
-    let census = Arc::new(Census::new(requests.clone(), settings.ungranted_limit));
+    let census = Arc::new(Census::new(requests.clone(), pods.clone(), settings.ungranted_limit));
     let inspector = Inspector::new(client.clone(), settings.trust_unverified_requests);
     let world = Live {
-        ledger: Ledger::new(client.clone(), herald.clone()),
+        ledger: Ledger::new(client.clone(), herald.clone(), metrics.clone(), pods.endings()),
         pods: Pods::new(client.clone()),
         reaper: Reaper::new(tokens.clone()),
-        tokens,
+        tokens: tokens.clone(),
         pusher: Pusher::new()?,
         budget: Budget::new(settings.rates),
         admission: inspector.admission(),
@@ -114,7 +120,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.limits, world.clone());
     let health = Health::new(
-        session,
+        tokens,
         leadership.clone(),
         metrics.clone(),
         census,
@@ -134,7 +140,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         interval: settings.sweep_interval,
     });
     let granting = keeper.run(client.clone());
-    let controlling = controller::run(client, executor, (requests, writer), rulebook, leadership, health.clone(), stop);
+    let cache = Cache { requests, writer, pods };
+    let controlling = controller::run(client, executor, cache, rulebook, leadership, health.clone(), stop);
     let outcome = tokio::select! {
         () = inspector.run() => Err("the look at the admission policies ended".to_owned()),
         () = assessor.run() => Err("the look at the operator's rights in Vault ended".to_owned()),

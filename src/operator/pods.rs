@@ -1,10 +1,12 @@
 //! The watch of pods: which requests a change of a pod concerns. Of a pod itself nothing is kept but its UID.
 
+use super::endings::Endings;
 use super::health::Health;
 use super::patience::Patience;
 use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -20,17 +22,31 @@ const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// UIDs of the pods that the watch shows alive. It is a reason to skip a look at the pod of a delivered token, and
 /// never one to end anything (rule 7).
 #[derive(Clone, Default)]
-pub struct LivePods(Arc<RwLock<HashSet<String>>>);
+pub struct LivePods {
+    /// None before they were listed.
+    alive: Arc<RwLock<Option<HashSet<String>>>>,
+    endings: Endings,
+}
 
 impl LivePods {
     /// Whether the watch shows a pod with this UID alive.
     pub fn contains(&self, uid: &str) -> bool {
         // The set stays whole whatever a panicking holder of the lock was about.
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(uid)
+        self.alive.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|alive| alive.contains(uid))
+    }
+
+    /// Whether the watch shows that there is no pod with this UID alive.
+    pub fn lacks(&self, uid: &str) -> bool {
+        self.alive.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|alive| !alive.contains(uid))
+    }
+
+    /// When those were first seen to have ended that have tokens.
+    pub fn endings(&self) -> Endings {
+        self.endings.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut HashSet<String>)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+        change(self.alive.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
     }
 }
 
@@ -82,6 +98,11 @@ fn concerned(
             let unsure = requests.state_filter(|request| {
                 !request.is_over() && (request.phase() != Phase::Delivered || !live.contains(&request.spec.pod_uid))
             });
+            for request in unsure.iter().filter(|request| request.holds_token()) {
+                if live.lacks(&request.spec.pod_uid) {
+                    live.endings.saw(&request.spec.pod_uid, Timestamp::now());
+                }
+            }
             unsure.iter().map(|request| ObjectRef::from_obj(&**request)).collect()
         }
         Event::Apply(pod) => {
@@ -93,7 +114,11 @@ fn concerned(
             live.change(|known| {
                 pod.metadata.uid.as_ref().map(|uid| known.remove(uid));
             });
-            of_pod(&pod, requests, |request| !request.is_over())
+            let unfinished = of_pod(&pod, requests, |request| !request.is_over());
+            if let (Some(uid), false) = (&pod.metadata.uid, unfinished.is_empty()) {
+                live.endings.saw(uid, Timestamp::now());
+            }
+            unfinished
         }
     }
 }

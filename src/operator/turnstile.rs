@@ -19,6 +19,7 @@ const LINE: usize = 256;
 pub struct Turnstile {
     places: Arc<Semaphore>,
     namespaces: Mutex<HashMap<String, Arc<Namespace>>>,
+    waiting: AtomicUsize,
 }
 
 struct Namespace {
@@ -32,10 +33,26 @@ pub struct Pass {
     _place: OwnedSemaphorePermit,
 }
 
+/// One that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Turnstile {
     /// All places free.
     pub fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(PLACES)), namespaces: Mutex::default() }
+        Self { places: Arc::new(Semaphore::new(PLACES)), namespaces: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     /// Waits for a place; `None` where too many of the namespace do already.
@@ -45,10 +62,16 @@ impl Turnstile {
             own.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
+        let _waiting = Waiting::one_more(&self.waiting);
         let within = own.places.clone().acquire_owned().await;
         own.waiting.fetch_sub(1, Ordering::Relaxed);
         // No semaphore is ever closed.
         Some(Pass { _namespace: within.ok()?, _place: self.places.clone().acquire_owned().await.ok()? })
+    }
+
+    /// How many wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn namespace(&self, name: &str) -> Arc<Namespace> {
@@ -92,5 +115,8 @@ mod tests {
             assert!(waiting.now_or_never().is_none());
         }
         assert!(turnstile.enter("flood").now_or_never().expect("no wait").is_none());
+        assert_eq!(turnstile.waiting(), LINE);
+        drop(line);
+        assert_eq!(turnstile.waiting(), 0);
     }
 }

@@ -1,16 +1,18 @@
 //! One HTTP connection pool to one Vault server: TLS, time limits, size limits, error mapping.
 
 use super::error::Error;
+use super::operation::{Operation, Recorder};
 use super::reply::{Answer, Proof};
 use super::tls;
 use crate::text::one_line;
+use crate::traffic::Outcome;
 use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use rustify::Endpoint;
 use secrecy::{ExposeSecret, SecretString};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use url::Url;
 
 /// No call takes longer, from the first byte sent to the last one read.
@@ -86,6 +88,7 @@ pub struct Connection {
     /// The address under the name that is verified, and the address's own host and port for the header.
     named: Option<(Url, HeaderValue)>,
     namespace: Option<HeaderValue>,
+    recorder: Option<Arc<dyn Recorder>>,
 }
 
 impl Connection {
@@ -152,7 +155,12 @@ impl Connection {
         let http = builder.build().map_err(|error| {
             format!("cannot set up TLS to Vault: {}; name the CA of its certificate in VAULT_CACERT", causes(&error))
         })?;
-        Ok(Self { http, address: address.clone(), named, namespace })
+        Ok(Self { http, address: address.clone(), named, namespace, recorder: None })
+    }
+
+    /// The same, and every call is told to `recorder`.
+    pub fn counted(self, recorder: Arc<dyn Recorder>) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// Makes one call, and gives the body of Vault's answer.
@@ -178,7 +186,24 @@ impl Connection {
         self.exchange(request, endpoint.path(), Some(token), MAX_LIST).await
     }
 
+    /// Sends a call, and counts how it went.
     async fn exchange(
+        &self,
+        request: reqwest::Request,
+        path: String,
+        token: Option<&SecretString>,
+        longest: usize,
+    ) -> Result<Answer, Error> {
+        let (operation, sent) = (Operation::of(&path), Instant::now());
+        let answer = self.send(request, path, token, longest).await;
+        if let Some(recorder) = &self.recorder {
+            let outcome = answer.as_ref().map_or_else(Error::outcome, |_| Outcome::Ok);
+            recorder.record(operation, outcome, sent.elapsed());
+        }
+        answer
+    }
+
+    async fn send(
         &self,
         request: reqwest::Request,
         path: String,

@@ -173,6 +173,11 @@ impl TokenStore {
         Self { connection, session, breaker, wrapping_ttl }
     }
 
+    /// The login that calls are made with.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Why no call can be made at the moment, if none can.
     pub fn away(&self) -> Option<String> {
         self.breaker.open().or_else(|| self.session.token().err().map(|error| error.to_string()))

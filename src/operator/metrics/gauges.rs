@@ -1,0 +1,105 @@
+//! What is so at present: looked at when somebody asks.
+
+use super::Kind;
+use crate::domain::rights::Rights;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What is so at present.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Present {
+    /// This replica leads.
+    pub leads: bool,
+    /// The admission policies are in force.
+    pub admission: bool,
+    /// There is a login to Vault, and Vault answers.
+    pub vault: bool,
+    /// Tokens that live by what requests record.
+    pub live: usize,
+    /// Those of them whose pods have ended.
+    pub outliving: usize,
+    /// Those of them whose policies no binding grants.
+    pub ungranted: usize,
+    /// Those of these that are kept until a person has looked at it.
+    pub held: usize,
+    /// Requests that wait for their turn.
+    pub queue: usize,
+}
+
+/// Its metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Gauges {
+    leader: Gauge,
+    admission: Gauge,
+    vault: Gauge,
+    live: Gauge,
+    outliving: Gauge,
+    ungranted: Gauge,
+    held: Gauge,
+    queue: Gauge,
+    rights: Family<Kind, Gauge>,
+}
+
+impl Gauges {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let mut gauge = |name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let leader = gauge("leader", "1 while this replica leads");
+        let admission = gauge(
+            "admission_in_force",
+            "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
+        );
+        let vault = gauge("vault_available", "1 while this replica is logged in to Vault and Vault answers");
+        let live = gauge("tokens_live", "Tokens that live, by what requests record");
+        let outliving = gauge("tokens_outliving_pods", "Live tokens whose pods have ended, by what the watch shows");
+        let ungranted = gauge("tokens_ungranted", "Live tokens whose policies no binding grants any more");
+        let held = gauge(
+            "tokens_ungranted_held",
+            "Those of them that are kept until a person has looked at it, since they are more than --ungranted-limit",
+        );
+        let queue = gauge(
+            "queue_depth",
+            "Requests that wait for their turn; more than 256 of one namespace come again a second later and are not in it",
+        );
+        let rights = Family::default();
+        registry.register(
+            "vault_rights",
+            "What the operator cannot do in Vault and should, and what it can do and should not; none while Vault does not tell",
+            rights.clone(),
+        );
+        Self { leader, admission, vault, live, outliving, ungranted, held, queue, rights }
+    }
+
+    pub(super) fn set(&self, present: &Present) {
+        let &Present { leads, admission, vault, live, outliving, ungranted, held, queue } = present;
+        for (gauge, is_so) in [(&self.leader, leads), (&self.admission, admission), (&self.vault, vault)] {
+            gauge.set(is_so.into());
+        }
+        for (gauge, number) in [
+            (&self.live, live),
+            (&self.outliving, outliving),
+            (&self.ungranted, ungranted),
+            (&self.held, held),
+            (&self.queue, queue),
+        ] {
+            gauge.set(whole(number));
+        }
+    }
+
+    pub(super) fn rights(&self, rights: &Rights) {
+        self.rights.clear();
+        if let Rights::Told { missing, excess } = rights {
+            for (kind, found) in [("missing", missing), ("excess", excess)] {
+                self.rights.get_or_create(&Kind { kind }).set(whole(found.len()));
+            }
+        }
+    }
+}
+
+fn whole(number: usize) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}

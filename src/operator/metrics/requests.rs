@@ -1,0 +1,106 @@
+//! What became of requests.
+
+use crate::api::Reason;
+use crate::domain::tally::Count;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// From what is usual to what is an outage, in seconds.
+const SECONDS: [f64; 14] = [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+
+/// Their metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Requests {
+    issued: Counter,
+    delivered: Counter,
+    revoked: Family<Why, Counter>,
+    denied: Family<Why, Counter>,
+    failed: Family<Why, Counter>,
+    compromised: Counter,
+    delivery: Histogram,
+    revocation: Histogram,
+}
+
+/// Out of the one list of reasons, so that there are never more.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Why {
+    reason: &'static str,
+}
+
+impl Requests {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            issued: Counter::default(),
+            delivered: Counter::default(),
+            revoked: Family::default(),
+            denied: Family::default(),
+            failed: Family::default(),
+            compromised: Counter::default(),
+            delivery: Histogram::new(SECONDS),
+            revocation: Histogram::new(SECONDS),
+        };
+        registry.register("tokens_issued", "Tokens that were made and recorded", metrics.issued.clone());
+        registry.register("tokens_delivered", "Tokens that reached their pods", metrics.delivered.clone());
+        registry.register("tokens_revoked", "Recorded tokens that are dead, by why", metrics.revoked.clone());
+        registry.register(
+            "requests_denied",
+            "Requests of pods that may not have what they ask for",
+            metrics.denied.clone(),
+        );
+        registry.register("requests_failed", "Requests that ended without a token", metrics.failed.clone());
+        registry.register(
+            "tokens_compromised",
+            "Tokens whose wrapping tokens somebody else used; they were revoked",
+            metrics.compromised.clone(),
+        );
+        registry.register_with_unit(
+            "delivery",
+            "Time from a request to the delivery of its token; up to a second too long, since the API server tells whole seconds",
+            Unit::Seconds,
+            metrics.delivery.clone(),
+        );
+        registry.register_with_unit(
+            "revocation",
+            "Time from when this replica first saw that a pod had ended, or first could not revoke its token, to the token's death",
+            Unit::Seconds,
+            metrics.revocation.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn count(&self, count: Count) {
+        match count {
+            Count::Issued => {
+                self.issued.inc();
+            }
+            Count::Delivered(after) => {
+                self.delivered.inc();
+                if let Some(after) = after {
+                    self.delivery.observe(after.as_secs_f64());
+                }
+            }
+            Count::Revoked { cause, after } => {
+                self.revoked.get_or_create(&why(cause)).inc();
+                if let Some(after) = after {
+                    self.revocation.observe(after.as_secs_f64());
+                }
+            }
+            Count::Denied(reason) => {
+                self.denied.get_or_create(&why(reason)).inc();
+            }
+            Count::Failed(reason) => {
+                self.failed.get_or_create(&why(reason)).inc();
+            }
+            Count::Compromised => {
+                self.compromised.inc();
+            }
+        }
+    }
+}
+
+fn why(reason: Option<Reason>) -> Why {
+    Why { reason: reason.map_or("Unknown", Reason::as_str) }
+}
