@@ -112,7 +112,7 @@ fn run(command: Command) -> Result<(), Error> {
 async fn print_components() -> Result<(), Error> {
     let settings = Settings::from_env()?;
     let print = move || {
-        for &component in Component::needed(&settings) {
+        for &component in Component::needed(&settings).iter().chain(&Component::TESTS) {
             let obtained = components::obtain(component, &settings)?;
             let version = match obtained.origin {
                 Origin::Cache(version) => version.to_owned(),

@@ -55,6 +55,8 @@ pub enum Component {
     CniHostLocal,
     /// The loopback device of pods.
     CniLoopback,
+    /// What tests Prometheus' rules.
+    Promtool,
 }
 
 impl Component {
@@ -67,6 +69,9 @@ impl Component {
             }
         }
     }
+
+    /// What tests need beside a testbed.
+    pub const TESTS: [Self; 1] = [Self::Promtool];
 
     /// The components that a node needs, beside those of the control plane.
     pub const NODE: [Self; 11] = [
@@ -103,6 +108,7 @@ impl Component {
             Self::CniPtp => "ptp",
             Self::CniHostLocal => "host-local",
             Self::CniLoopback => "loopback",
+            Self::Promtool => "promtool",
         }
     }
 
@@ -126,6 +132,7 @@ impl Component {
             Self::CniPtp => "TESTBED_CNI_PTP",
             Self::CniHostLocal => "TESTBED_CNI_HOST_LOCAL",
             Self::CniLoopback => "TESTBED_CNI_LOOPBACK",
+            Self::Promtool => "TESTBED_PROMTOOL",
         }
     }
 
@@ -133,7 +140,7 @@ impl Component {
     /// machine has of them is not looked for.
     const fn version_arguments(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Etcd | Self::KubeApiserver | Self::Runc => Some(&["--version"]),
+            Self::Etcd | Self::KubeApiserver | Self::Runc | Self::Promtool => Some(&["--version"]),
             Self::Kubectl => Some(&["version", "--client", "-o", "json"]),
             Self::Bao | Self::Vault => Some(&["version"]),
             _ => None,
@@ -151,6 +158,7 @@ impl Component {
             Self::Bao => major == 2 && minor >= 7,
             Self::Vault => major == 1 && minor >= 21,
             Self::Runc => major == 1 && minor >= 1,
+            Self::Promtool => major == 3 && minor >= 5,
             _ => false,
         }
     }

@@ -87,6 +87,7 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::CniPtp, _) => &CNI_PTP,
         (Component::CniHostLocal, _) => &CNI_HOST_LOCAL,
         (Component::CniLoopback, _) => &CNI_LOOPBACK,
+        (Component::Promtool, _) => &PROMTOOL,
     }
 }
 
@@ -196,6 +197,19 @@ static CNI_PTP: Recipe = cni("ptp", "github.com/containernetworking/plugins/plug
 static CNI_HOST_LOCAL: Recipe = cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local");
 static CNI_LOOPBACK: Recipe = cni("loopback", "github.com/containernetworking/plugins/plugins/main/loopback");
 
+static PROMTOOL: Recipe = Recipe {
+    name: "promtool",
+    version: "0.316.0",
+    takes: "about 2 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("prometheus", "go.mod"),
+        go_sum: embedded!("prometheus", "go.sum"),
+        package: "github.com/prometheus/prometheus/cmd/promtool",
+        // The tag leaves out what finds servers in clouds, which rules have no use for.
+        flags: &["-trimpath", "-tags=remove_all_sd", "-ldflags=-s -w"],
+    }),
+};
+
 static BAO: Recipe = Recipe {
     name: "bao",
     version: "2.7.2",
@@ -235,7 +249,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 19] = [
+    const ALL: [&Recipe; 20] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -255,6 +269,7 @@ mod tests {
         &CNI_PTP,
         &CNI_HOST_LOCAL,
         &CNI_LOOPBACK,
+        &PROMTOOL,
     ];
 
     #[test]

@@ -3,7 +3,8 @@
 use crate::world::World;
 
 /// The variables that name components, for those of which a test is not.
-const NAMED: [&str; 4] = ["TESTBED_ETCD", "TESTBED_KUBE_APISERVER", "TESTBED_KUBECTL", "TESTBED_BAO"];
+const NAMED: [&str; 5] =
+    ["TESTBED_ETCD", "TESTBED_KUBE_APISERVER", "TESTBED_KUBECTL", "TESTBED_BAO", "TESTBED_PROMTOOL"];
 
 #[test]
 fn a_variable_that_names_nothing_is_refused() {
@@ -76,13 +77,14 @@ fn what_the_machine_has_is_taken_in_a_fitting_version_only() {
     assert!(taken.contains(&format!("etcd 3.6 {}\n", newer.display())), "{taken}");
     assert!(taken.contains(&format!("kubectl 1.32 {}\n", kubectl.display())), "{taken}");
     assert!(taken.contains(&format!("bao 2.7 {}\n", bao.display())), "{taken}");
-    assert_eq!(world.built(), ["k8s.io/kubernetes/cmd/kube-apiserver"]);
+    let promtool = "github.com/prometheus/prometheus/cmd/promtool";
+    assert_eq!(world.built(), [promtool, "k8s.io/kubernetes/cmd/kube-apiserver"]);
 
     let taken = components("1.37");
     for unfit in [unfit, kubectl] {
         assert!(!taken.contains(unfit.to_str().unwrap()), "{taken}");
     }
-    assert_eq!(world.built().len(), 3);
+    assert_eq!(world.built().len(), 4);
 }
 
 #[test]
@@ -91,9 +93,10 @@ fn a_variable_names_a_component_whatever_its_version() {
     let old = world.put_component("elsewhere", "etcd", "etcd Version: 2.0.1");
     let silent = world.put_component("elsewhere", "silent", "no version");
     let [old, silent] = [&old, &silent].map(|path| path.to_str().unwrap());
-    let settings = [(NAMED[0], old), (NAMED[1], silent), (NAMED[2], silent), (NAMED[3], silent)];
+    let settings = [(NAMED[0], old), (NAMED[1], silent), (NAMED[2], silent), (NAMED[3], silent), (NAMED[4], silent)];
     let taken = world.components(&settings).succeeded();
-    let rest = ["kube-apiserver", "kubectl", "bao"].map(|name| format!("{name} (unknown version) {silent}\n"));
+    let rest =
+        ["kube-apiserver", "kubectl", "bao", "promtool"].map(|name| format!("{name} (unknown version) {silent}\n"));
     assert_eq!(taken, format!("etcd 2.0 {old}\n{}", rest.concat()));
 }
 
