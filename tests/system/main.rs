@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod admission;
+mod alerts;
 mod api;
 mod binding;
 mod blast;

@@ -17,7 +17,7 @@ use vault_token_operator::wire::PUSH_PATH;
 const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 
 /// A pod whose init container waits, and whose request the operator does not serve yet.
-async fn waiting(cluster: &Cluster, name: &str) -> (PodHandle, Init) {
+pub async fn waiting(cluster: &Cluster, name: &str) -> (PodHandle, Init) {
     let namespace = cluster.namespace(name).await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &pod, &[]).await.expect("init starts");

@@ -9,19 +9,19 @@ const FEWER: &str = "fewer rights in Vault than it needs";
 const MORE: &str = "more rights in Vault than it needs";
 
 /// The policy of `config/vault/`.
-fn policy() -> String {
+pub fn policy() -> String {
     std::fs::read_to_string(testbed::project::root().join("config/vault/policy.hcl")).expect("a policy")
 }
 
 /// A policy without what it says of this path.
-fn without(policy: &str, path: &str) -> String {
+pub fn without(policy: &str, path: &str) -> String {
     let (before, rule) = policy.split_once(&format!("path \"{path}\"")).expect("a rule");
     let (_, after) = rule.split_once("}\n").expect("a whole rule");
     format!("{before}{after}")
 }
 
 /// Gives the operator this policy, and starts it anew.
-async fn restart_with(cluster: &Cluster, policy: &str) {
+pub async fn restart_with(cluster: &Cluster, policy: &str) {
     restart_set(cluster, policy, &[]).await;
 }
 

@@ -12,15 +12,15 @@ use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
 use vault_token_operator::wire::{Answer, Outcome, Parcel};
 
 /// An init container that the test plays itself.
-struct Played {
-    pod: PodHandle,
+pub struct Played {
+    pub pod: PodHandle,
     key: OneTimeKey,
     request: VaultTokenRequest,
     listener: Rogue,
 }
 
 impl Played {
-    async fn new(cluster: &Cluster, namespace: &str) -> Self {
+    pub async fn new(cluster: &Cluster, namespace: &str) -> Self {
         let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
         let listener = Rogue::at(&pod).await;
         let key = OneTimeKey::generate().expect("a key");
@@ -33,7 +33,7 @@ impl Played {
     }
 
     /// Takes one push, opens it, and answers what `reply` makes of it.
-    async fn answer<F: Future<Output = Answer>>(&self, reply: impl Fn(Parcel, Receipt, u32) -> F) {
+    pub async fn answer<F: Future<Output = Answer>>(&self, reply: impl Fn(Parcel, Receipt, u32) -> F) {
         let taken = self.listener.takes().await.expect("a push");
         assert!(!taken.raw.contains("hvs."), "the push is sealed");
         let push = taken.push.clone();
@@ -48,13 +48,13 @@ impl Played {
         Subject { request_uid, pod_uid: &self.pod.uid, attempt }
     }
 
-    fn signed(&self, receipt: &Receipt, attempt: u32, outcome: Outcome) -> Answer {
+    pub fn signed(&self, receipt: &Receipt, attempt: u32, outcome: Outcome) -> Answer {
         let plain = Answer { attempt, outcome, message: "as said".to_owned(), refused: 0, mac: String::new() };
         receipt.sign(self.subject(attempt), plain)
     }
 }
 
-async fn unwrap(cluster: &Cluster, parcel: &Parcel) -> Value {
+pub async fn unwrap(cluster: &Cluster, parcel: &Parcel) -> Value {
     let body = json!({ "token": parcel.wrapping_token.expose_secret() });
     cluster.vault().must(Method::POST, "sys/wrapping/unwrap", Some(&body)).await.expect("unwrapped")
 }

@@ -12,10 +12,10 @@ use testbed::proxy::{Break, Fault, Proxy};
 use testbed::system::CLUSTER;
 use vault_token_operator::api::Phase;
 
-const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
+pub const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 
 /// What the operator writes into the metadata of a token for this pod's first request.
-fn meta(pod: &PodHandle, request_uid: &str, attempt_started_at: &str) -> Value {
+pub fn meta(pod: &PodHandle, request_uid: &str, attempt_started_at: &str) -> Value {
     json!({
         "cluster": CLUSTER, "namespace": pod.namespace, "pod_name": pod.name, "pod_uid": pod.uid,
         "init_container": "vault-init", "request_uid": request_uid, "request_sequence": "1", "attempt": "1",
@@ -25,7 +25,7 @@ fn meta(pod: &PodHandle, request_uid: &str, attempt_started_at: &str) -> Value {
 }
 
 /// Makes a token by hand; gives its accessor.
-async fn token(cluster: &Cluster, path: &str, meta: &Value) -> String {
+pub async fn token(cluster: &Cluster, path: &str, meta: &Value) -> String {
     let order = json!({ "policies": ["shop-read"], "period": "1h", "meta": meta });
     let made = cluster.vault().must(Method::POST, path, Some(&order)).await.expect("a token");
     made["auth"]["accessor"].as_str().expect("an accessor").to_owned()

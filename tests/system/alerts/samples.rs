@@ -1,0 +1,70 @@
+//! What was scraped, and how promtool gets it.
+
+use crate::support::Cluster;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Minutes that the first scrape of a case is held, and the second one. No alert looks back for longer than the first, but at what happened
+/// between the two; none waits for as long as the second.
+const HELD: [usize; 2] = [30, 25];
+
+/// Promtool's step: two a minute.
+const STEPS: usize = 2;
+
+/// What the operator told at one time: series, and their values.
+#[derive(Clone, Default)]
+pub struct Scrape(BTreeMap<String, String>);
+
+/// A change of state, and the alerts that it makes fire.
+pub struct Case {
+    pub name: &'static str,
+    pub before: Scrape,
+    pub after: Scrape,
+    pub fires: Vec<&'static str>,
+}
+
+impl Scrape {
+    /// What the running operator tells; nothing, if none runs.
+    pub async fn of(cluster: &Cluster) -> Self {
+        let text = cluster.system.operator_metrics().await.expect("an answer").unwrap_or_default();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let split = |line: &str| line.rsplit_once(' ').map(|(series, value)| (series.to_owned(), value.to_owned()));
+        Self(samples.filter_map(split).collect())
+    }
+
+    /// The value of a series, without the prefix of its name; zero where it is not there.
+    pub fn value(&self, series: &str) -> f64 {
+        let value = self.0.get(&format!("vault_token_operator_{series}"));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+}
+
+impl Case {
+    /// The names of all metrics in it.
+    pub fn names(&self) -> BTreeSet<String> {
+        let series = self.before.0.keys().chain(self.after.0.keys());
+        series.map(|series| series.split('{').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The case as a test of promtool's.
+    pub fn test(&self) -> Value {
+        let series: BTreeSet<_> = self.before.0.keys().chain(self.after.0.keys()).collect();
+        let hold = |scrape: &Scrape, name: &String, minutes| match scrape.0.get(name) {
+            Some(value) => format!("{value}x{}", minutes * STEPS - 1),
+            None => format!("_x{}", minutes * STEPS),
+        };
+        let values = |name| format!("{} {}", hold(&self.before, name, HELD[0]), hold(&self.after, name, HELD[1]));
+        let input: Vec<_> = series.into_iter().map(|name| json!({ "series": name, "values": values(name) })).collect();
+        let fires: Vec<_> = self
+            .fires
+            .iter()
+            .map(|name| json!({ "labels": format!("{{alertname=\"{name}\"}}"), "value": 1 }))
+            .collect();
+        let [before, after] = HELD;
+        // Whatever fired at any time of the second state, from its first minutes on.
+        let fired = format!("group by (alertname) (max_over_time(ALERTS{{alertstate=\"firing\"}}[{}m]))", after - 1);
+        json!({ "name": self.name, "interval": "30s", "input_series": input, "promql_expr_test": [
+            { "expr": fired, "eval_time": format!("{}m", before + after - 1), "exp_samples": fires },
+        ] })
+    }
+}
