@@ -15,6 +15,7 @@ mod denial;
 mod end;
 mod fault;
 mod ha;
+mod injection;
 mod killswitch;
 mod life;
 mod login;
