@@ -276,7 +276,7 @@ async fn a_real_api_server_takes_the_chart_and_config() {
     succeeded(helm(&["uninstall", NAME, "--namespace", NAME]).await);
     assert_eq!(there().await, before);
 
-    apply(&["-k", &kustomization(&["network-policy"]).await.to_string_lossy()]).await;
+    apply(&["-k", &kustomization(&["plain", "network-policy"]).await.to_string_lossy()]).await;
     // The namespace takes no pods but restricted ones, and takes the operator's.
     let mut rendered = chart_objects(&json!({})).await;
     let mut pod = deployment(&mut rendered)["spec"]["template"].take();
