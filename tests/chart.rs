@@ -255,11 +255,16 @@ async fn apply(arguments: &[&str]) {
     assert!(succeeded && !said.contains("Warning"), "{said}");
 }
 
+/// A file with this in it.
+async fn file(name: &str, content: &str) -> String {
+    let file = testbed().await.run().path().join(name);
+    std::fs::write(&file, content).expect("written");
+    file.to_string_lossy().into_owned()
+}
+
 #[tokio::test]
 async fn a_real_api_server_takes_the_chart_and_config() {
-    let file = |path: &str| project::root().join(path).to_string_lossy().into_owned();
-    apply(&["-f", &file("crds"), "-f", &file("config/namespace.yaml")]).await;
-    // What helm makes has no other names than what kubectl makes.
+    apply(&["-f", &project::root().join("config/namespace.yaml").to_string_lossy()]).await;
     let kinds = "deployments,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies,\
         clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings";
     let there = async || kubectl(&["get", kinds, "-n", NAME, "-o", "name"]).await.1;
@@ -268,6 +273,10 @@ async fn a_real_api_server_takes_the_chart_and_config() {
     let install = ["install", NAME, &chart(), "--namespace", NAME, "--set-json"];
     let with_policy = values(&json!({ "networkPolicy": { "enabled": true } }));
     succeeded(helm(&[&install[..], &[&with_policy]].concat()).await);
+    // What comes with an upgrade: definitions that are no longer those that helm made.
+    let definitions = std::fs::read_to_string(project::root().join("crds/vaultproject.io.yaml")).expect("a file");
+    let changed = file("crds.yaml", &definitions.replace("name: Age", "name: Since")).await;
+    apply(&["--force-conflicts", "-f", &changed]).await;
     let upgrade = [&["upgrade"], &install[1..]].concat();
     succeeded(helm(&[&upgrade[..], &[&values(&json!({ "replicas": 1 }))]].concat()).await);
     let installed = there().await;
@@ -275,6 +284,7 @@ async fn a_real_api_server_takes_the_chart_and_config() {
     assert!(!installed.contains("poddisruptionbudget") && !installed.contains("networkpolicy"), "{installed}");
     succeeded(helm(&["uninstall", NAME, "--namespace", NAME]).await);
     assert_eq!(there().await, before);
+    assert!(kubectl(&["get", "vtr"]).await.0, "its requests would be gone with the definition");
 
     apply(&["-k", &kustomization(&["plain", "network-policy"]).await.to_string_lossy()]).await;
     // The namespace takes no pods but restricted ones, and takes the operator's.
@@ -292,7 +302,5 @@ async fn a_real_api_server_takes_the_chart_and_config() {
 
 /// What kubectl says of an object that it would create.
 async fn create(object: &Value) -> String {
-    let file = testbed().await.run().path().join("object.json");
-    std::fs::write(&file, object.to_string()).expect("written");
-    kubectl(&["create", "--dry-run=server", "-f", &file.to_string_lossy()]).await.1
+    kubectl(&["create", "--dry-run=server", "-f", &file("object.json", &object.to_string()).await]).await.1
 }
