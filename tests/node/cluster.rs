@@ -3,7 +3,7 @@
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use testbed::image::Image;
@@ -86,9 +86,10 @@ impl Cluster {
     pub async fn install(&self) {
         let folder = self.installation();
         let address = format!("VAULT_ADDR={}", self.vault().address());
-        let parts = ["config", "config/injection"].map(|part| relative(&folder, &project::root().join(part)));
+        let way = |part: &str| project::path_from(&folder, part).expect("a path");
         let kustomization = json!({
-            "resources": parts,
+            "resources": [way("config")],
+            "components": [way("config/injection")],
             "configMapGenerator": [{
                 "name": "vault-token-operator", "namespace": "vault-token-operator", "behavior": "merge",
                 "literals": ["VTO_CLUSTER=main", address],
@@ -227,11 +228,4 @@ impl Cluster {
             report::line(&format!("{}:\n{}", log.display(), lines[lines.len().saturating_sub(15)..].join("\n")));
         }
     }
-}
-
-/// Kustomize takes no other paths.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
-    let to = to.canonicalize().expect("the project");
-    up.join(to.strip_prefix("/").expect("an absolute path"))
 }

@@ -71,8 +71,8 @@ fn mounted(container: &Container, path: &str) -> Option<(String, bool)> {
 async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
     let cluster = shared().await;
     let namespace = cluster.namespace("injected").await;
-    let config = project::root().join("config/injection");
-    let applied = cluster.kubectl(&["apply", "--server-side", "-k", &config.to_string_lossy()]).await;
+    let config = project::root().join("config/injection/injection.yaml");
+    let applied = cluster.kubectl(&["apply", "--server-side", "-f", &config.to_string_lossy()]).await;
     if Settings::from_env().expect("settings").kubernetes == KubernetesVersion::V1_33 {
         assert!(applied.contains("no matches for kind \"MutatingAdmissionPolicy\""), "{applied}");
         return;

@@ -55,6 +55,8 @@ pub enum Component {
     CniHostLocal,
     /// The loopback device of pods.
     CniLoopback,
+    /// What installs charts.
+    Helm,
 }
 
 impl Component {
@@ -103,6 +105,7 @@ impl Component {
             Self::CniPtp => "ptp",
             Self::CniHostLocal => "host-local",
             Self::CniLoopback => "loopback",
+            Self::Helm => "helm",
         }
     }
 
@@ -126,6 +129,7 @@ impl Component {
             Self::CniPtp => "TESTBED_CNI_PTP",
             Self::CniHostLocal => "TESTBED_CNI_HOST_LOCAL",
             Self::CniLoopback => "TESTBED_CNI_LOOPBACK",
+            Self::Helm => "TESTBED_HELM",
         }
     }
 
@@ -135,7 +139,7 @@ impl Component {
         match self {
             Self::Etcd | Self::KubeApiserver | Self::Runc => Some(&["--version"]),
             Self::Kubectl => Some(&["version", "--client", "-o", "json"]),
-            Self::Bao | Self::Vault => Some(&["version"]),
+            Self::Bao | Self::Vault | Self::Helm => Some(&["version"]),
             _ => None,
         }
     }
@@ -151,6 +155,7 @@ impl Component {
             Self::Bao => major == 2 && minor >= 7,
             Self::Vault => major == 1 && minor >= 21,
             Self::Runc => major == 1 && minor >= 1,
+            Self::Helm => major == 4,
             _ => false,
         }
     }

@@ -87,6 +87,7 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::CniPtp, _) => &CNI_PTP,
         (Component::CniHostLocal, _) => &CNI_HOST_LOCAL,
         (Component::CniLoopback, _) => &CNI_LOOPBACK,
+        (Component::Helm, _) => &HELM,
     }
 }
 
@@ -196,6 +197,18 @@ static CNI_PTP: Recipe = cni("ptp", "github.com/containernetworking/plugins/plug
 static CNI_HOST_LOCAL: Recipe = cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local");
 static CNI_LOOPBACK: Recipe = cni("loopback", "github.com/containernetworking/plugins/plugins/main/loopback");
 
+static HELM: Recipe = Recipe {
+    name: "helm",
+    version: "4.3.1",
+    takes: "about 2 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("helm", "go.mod"),
+        go_sum: embedded!("helm", "go.sum"),
+        package: "helm.sh/helm/v4/cmd/helm",
+        flags: STRIPPED,
+    }),
+};
+
 static BAO: Recipe = Recipe {
     name: "bao",
     version: "2.7.2",
@@ -235,7 +248,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 19] = [
+    const ALL: [&Recipe; 20] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -255,6 +268,7 @@ mod tests {
         &CNI_PTP,
         &CNI_HOST_LOCAL,
         &CNI_LOOPBACK,
+        &HELM,
     ];
 
     #[test]
