@@ -1,9 +1,11 @@
 //! The connection to the Kubernetes API server, and what can go wrong with it.
 
 use crate::text::one_line;
+use kube::client::{Body, ClientBuilder};
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use std::time::Duration;
+use tower::util::MapRequestLayer;
 
 /// The name that the API server keeps with what this program writes (`metadata.managedFields`).
 pub const FIELD_MANAGER: &str = "vault-token-operator";
@@ -18,11 +20,12 @@ pub const WATCH_SECONDS: u32 = 30;
 /// No connection to the API server is silent for longer while an answer is awaited; watches end before that by themselves.
 const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
-/// Connects with the kubeconfig that KUBECONFIG names, or from inside a cluster with the pod's ServiceAccount.
+/// Connects with the kubeconfig that KUBECONFIG names, or from inside a cluster with the pod's ServiceAccount. `asked` hears the path
+/// of each request.
 ///
 /// # Errors
 /// A sentence that says what was looked for.
-pub async fn connect() -> Result<Client, String> {
+pub async fn connect(asked: impl Fn(&str) + Clone + Send + Sync + 'static) -> Result<Client, String> {
     let mut config = Config::infer().await.map_err(|error| {
         format!("no way to the Kubernetes API server: neither KUBECONFIG nor a ServiceAccount is there ({error})")
     })?;
@@ -32,8 +35,13 @@ pub async fn connect() -> Result<Client, String> {
     // connection that was idle before has all of it.
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
-    Client::try_from(config)
-        .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))
+    let builder = ClientBuilder::try_from(config)
+        .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))?;
+    let hear = MapRequestLayer::new(move |request: http::Request<Body>| {
+        asked(request.uri().path());
+        request
+    });
+    Ok(builder.with_layer(&hear).build())
 }
 
 /// A call to the API server that did not end well.

@@ -72,7 +72,7 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
         Delivery::Push => Some(open_port(settings.listen).await?),
         Delivery::Status => None,
     };
-    let requests = Requests::new(crate::cluster::connect().await?, &identity);
+    let requests = Requests::new(crate::cluster::connect(|_| {}).await?, &identity);
 
     if let Some(accessor) = store.accessor().await {
         if requests.delivered(&accessor).await? {

@@ -77,7 +77,7 @@ struct Candidate {
 /// # Errors
 /// A sentence that says what could not be read.
 pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
-    let client = cluster::connect().await?;
+    let client = cluster::connect(|_| {}).await?;
     let home = arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let candidates = match &arguments.file {
         Some(file) => {

@@ -30,6 +30,7 @@ mod slots;
 mod sweep;
 mod sweeps;
 mod turnstile;
+mod vitals;
 mod world;
 
 pub use execute::{Executor, Look, Next, Seen};
@@ -44,7 +45,7 @@ use admission::Inspector;
 use bindings::Statuses;
 use budget::Budget;
 use census::Census;
-use health::Health;
+use health::{Health, Sources};
 use herald::Herald;
 use kube::runtime::reflector;
 use lease::Candidate;
@@ -59,6 +60,7 @@ use std::future::Future;
 use std::sync::Arc;
 use sweeps::Sweeps;
 use tokio::sync::Notify;
+use vitals::Vitals;
 use world::Live;
 
 /// Runs the operator until `stop` resolves; what is in work then is brought to an end first.
@@ -67,7 +69,9 @@ use world::Live;
 /// A sentence that says what is missing to run at all.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) -> Result<(), String> {
     let listener = health::listen(settings.health_address).await?;
-    let client = cluster::connect().await?;
+    let vitals = Vitals::new();
+    let heard = vitals.clone();
+    let client = cluster::connect(move |path| heard.asked(path)).await?;
     let session = Session::start(settings.vault.clone(), settings.login.clone());
     let one_login = settings.login == settings.sweep_login;
     let duties = Duties::everyday(&settings.token_role, settings.login.role_path(), one_login);
@@ -113,15 +117,16 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.limits, world.clone());
-    let health = Health::new(
-        session,
-        leadership.clone(),
-        metrics.clone(),
+    let health = Health::new(Sources {
+        vault: session,
+        leadership: leadership.clone(),
+        metrics: metrics.clone(),
         census,
-        rulebook.clone(),
-        inspector.admission(),
-        assessor.rights(),
-    );
+        rulebook: rulebook.clone(),
+        admission: inspector.admission(),
+        rights: assessor.rights(),
+        vitals,
+    });
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,
