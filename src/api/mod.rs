@@ -10,7 +10,7 @@ pub use binding::{
     NamespaceSelector, SelfRenewal, Subject, Value, VaultPolicyBinding, VaultPolicyBindingSpec,
     VaultPolicyBindingStatus,
 };
-pub use reason::{ConditionType, Reason};
+pub use reason::{BindingReason, ConditionType, Reason};
 pub use request::{
     Attempt, AttemptOutcome, Delivery, Phase, VaultTokenRequest, VaultTokenRequestSpec, VaultTokenRequestStatus,
 };

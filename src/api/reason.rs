@@ -36,16 +36,16 @@ impl fmt::Display for ConditionType {
     }
 }
 
-/// Declares the reasons with their meaning, so that name and text cannot drift apart.
+/// Declares reasons with their meaning. Who must act on each, and how, is in docs/reasons.md.
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// Why a request is in the state that it is in: the `reason` of conditions and Events.
+    ($(#[doc = $about:literal])+ $list:ident: $($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        $(#[doc = $about])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+        pub enum $list { $($(#[doc = $doc])+ $name,)+ }
 
-        impl Reason {
-            /// Every reason there is.
-            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+        impl $list {
+            /// Every one of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
             /// The reason as it stands in conditions and Events.
             pub fn as_str(self) -> &'static str {
@@ -57,10 +57,18 @@ macro_rules! reasons {
                 Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
             }
         }
+
+        impl fmt::Display for $list {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
     };
 }
 
 reasons! {
+    /// Why a request is in the state that it is in: the `reason` of its status, its conditions and Events.
+    Reason:
     /// The pod and its annotations were verified.
     PodVerified,
     /// The pod lacks the annotation `vaultproject.io/policies`.
@@ -155,8 +163,17 @@ reasons! {
     MintBudgetExhausted,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+reasons! {
+    /// Why a binding grants something or nothing: the `reason` of its condition `Ready`.
+    BindingReason:
+    /// It grants what it says.
+    Accepted,
+    /// Something in it is wrong, so it grants nothing.
+    Invalid,
+    /// None of its subjects matches a namespace.
+    NoNamespaceMatches,
+    /// Vault does not have the token role that it names.
+    TokenRoleMissing,
+    /// Vault does not let the operator read the token role that it names.
+    TokenRoleUnreadable,
 }

@@ -93,7 +93,7 @@ pub struct VaultTokenRequestStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
-    /// Why it is there, in one word; the conditions say it in a sentence.
+    /// Why it is there, in one word of docs/reasons.md; the conditions say it in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 

@@ -2,7 +2,7 @@
 
 use super::lease::Leadership;
 use super::rulebook::{Edition, Rulebook};
-use crate::api::{VaultPolicyBinding, VaultPolicyBindingStatus};
+use crate::api::{BindingReason, VaultPolicyBinding, VaultPolicyBindingStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::grant::Limits;
 use crate::domain::rules::Rule;
@@ -56,7 +56,7 @@ impl Statuses {
         let mut roles = HashMap::new();
         for (name, binding) in &*edition.bindings {
             let (ready, reason, message) = match Rule::read(binding, &self.token_role, &self.limits) {
-                Err(why) => ("False", "Invalid", format!("it grants nothing: {why}")),
+                Err(why) => ("False", BindingReason::Invalid, format!("it grants nothing: {why}")),
                 Ok(rule) => {
                     if !roles.contains_key(&rule.token_role) {
                         roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
@@ -85,22 +85,26 @@ impl Statuses {
         }
     }
 
-    fn judge(&self, rule: &Rule, reach: usize, role: Role) -> (&'static str, &'static str, String) {
+    fn judge(&self, rule: &Rule, reach: usize, role: Role) -> (&'static str, BindingReason, String) {
         let name = &rule.token_role;
         match role {
-            _ if reach == 0 => ("False", "NoNamespaceMatches", "none of its subjects matches a namespace".to_owned()),
+            _ if reach == 0 => {
+                ("False", BindingReason::NoNamespaceMatches, "none of its subjects matches a namespace".to_owned())
+            }
             Role::Missing => {
                 let message = format!("Vault has no token role {name}; make it as config/vault/ says");
-                ("False", "TokenRoleMissing", message)
+                ("False", BindingReason::TokenRoleMissing, message)
             }
             Role::Hidden => {
                 let message = format!(
                     "Vault does not let the operator read auth/token/roles/{name}, nor make tokens through it, perhaps; add its two \
                      paths to the operator's policy as config/vault/README.md says"
                 );
-                ("Unknown", "TokenRoleUnreadable", message)
+                ("Unknown", BindingReason::TokenRoleUnreadable, message)
             }
-            Role::There => ("True", "Accepted", format!("it is for service accounts of {reach} namespaces")),
+            Role::There => {
+                ("True", BindingReason::Accepted, format!("it is for service accounts of {reach} namespaces"))
+            }
         }
     }
 
@@ -122,7 +126,7 @@ enum Role {
 fn status(
     binding: &VaultPolicyBinding,
     ready: &str,
-    reason: &str,
+    reason: BindingReason,
     message: String,
     reach: u32,
 ) -> VaultPolicyBindingStatus {
@@ -132,7 +136,7 @@ fn status(
     let condition = Condition {
         type_: "Ready".to_owned(),
         status: ready.to_owned(),
-        reason: reason.to_owned(),
+        reason: reason.as_str().to_owned(),
         message,
         last_transition_time: since.unwrap_or_else(|| {
             // What the API server keeps of a time: an unchanged status is not written again.

@@ -62,6 +62,7 @@ struct Context<W> {
     leadership: Leadership,
     rulebook: Rulebook,
     agenda: Agenda,
+    health: Health,
 }
 
 impl<W: World> Context<W> {
@@ -146,6 +147,7 @@ async fn serve<W: World + 'static>(
         leadership: leadership.clone(),
         rulebook: rulebook.clone(),
         agenda: Agenda::default(),
+        health: health.clone(),
     });
     let hurried = context.clone();
     let pods = triggers(client, requests.clone(), live, health);
@@ -250,6 +252,7 @@ async fn reconcile<W: World>(
 }
 
 async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -> Result<Action, cluster::Error> {
+    let _looking = context.health.look();
     let mut work = context.agenda.take(&request);
     let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
     let compromised = siblings(&request, &context.requests).find(|other| other.is_compromised());

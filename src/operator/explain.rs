@@ -8,7 +8,7 @@ use crate::domain::grant::{Grant, Limits, Why, grant};
 use crate::domain::pod::PodFacts;
 use crate::domain::rules::{Rule, Rules};
 use crate::yaml;
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::ListParams;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -23,9 +23,10 @@ const TEMPLATES: [&str; 2] = ["/spec/template", "/spec/jobTemplate/spec/template
 
 /// Arguments of `vault-token-operator explain`.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["pod", "file"])))]
 pub struct Arguments {
     /// Name of a pod that is there
-    #[arg(value_name = "POD", required_unless_present = "file", conflicts_with = "file")]
+    #[arg(value_name = "POD")]
     pod: Option<String>,
 
     /// Manifest with pods, or with what makes pods (a Deployment, a Job, ...), that need not be there yet
@@ -115,17 +116,22 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
         text.push_str(&words(granted));
         if !asks(&pod) {
             text.push_str(
-                "  but nobody asks for it: there is no init container vault-init, nor one with VTO_CONTAINER_NAME\n",
+                "  but nobody asks for it: there is no init container vault-init, nor one with VTO_CONTAINER_NAME, nor the \
+                 annotation vaultproject.io/inject\n",
             );
         }
     }
     Ok((text, all))
 }
 
-/// Whether there is an init container that may well be ours.
+/// Whether there is an init container that may well be ours, or will be by injection.
 fn asks(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    let injected = annotations.and_then(|all| all.get("vaultproject.io/inject")).is_some_and(|value| value == "true");
     let mut containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    containers.any(|it| it.name == "vault-init" || it.env.iter().flatten().any(|it| it.name == "VTO_CONTAINER_NAME"))
+    injected
+        || containers
+            .any(|it| it.name == "vault-init" || it.env.iter().flatten().any(|it| it.name == "VTO_CONTAINER_NAME"))
 }
 
 /// How the pod's init container asks, by its manifest.
@@ -170,7 +176,7 @@ async fn rules(client: &Client, namespace: &str, token_role: &str, limits: &Limi
 /// The pods of a manifest, and those that its objects would make.
 fn from_manifest(text: &str, home: &str) -> Result<Vec<Candidate>, String> {
     let mut candidates = Vec::new();
-    for document in yaml::documents(text)? {
+    for document in yaml::documents(text)?.into_iter().flat_map(items) {
         let word = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
         let kind = word("/kind").unwrap_or_default().to_owned();
         let template = match kind.as_str() {
@@ -187,6 +193,14 @@ fn from_manifest(text: &str, home: &str) -> Result<Vec<Candidate>, String> {
         candidates.push(Candidate { what, namespace, pod });
     }
     Ok(candidates)
+}
+
+/// The objects of a List, or the one that it is.
+fn items(mut document: Value) -> Vec<Value> {
+    match document.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        _ => vec![document],
+    }
 }
 
 #[cfg(test)]
@@ -210,9 +224,11 @@ spec:
     metadata: {annotations: {vaultproject.io/policies: b}}
     spec: {containers: []}
 ---
-kind: CronJob
-metadata: {name: nightly}
-spec: {jobTemplate: {spec: {template: {spec: {containers: []}}}}}
+kind: List
+items:
+  - kind: CronJob
+    metadata: {name: nightly}
+    spec: {jobTemplate: {spec: {template: {spec: {containers: []}}}}}
 ";
         let found = from_manifest(text, "home").expect("candidates");
         let told: Vec<_> = found.iter().map(|it| (it.what.as_str(), it.namespace.as_str())).collect();
@@ -227,6 +243,8 @@ spec: {jobTemplate: {spec: {template: {spec: {containers: []}}}}}
             let pod = json!({ "metadata": {}, "spec": { "containers": [], "initContainers": containers } });
             asks(&serde_json::from_value(pod).expect("a pod"))
         };
+        let injected = json!({ "metadata": { "annotations": { "vaultproject.io/inject": "true" } } });
+        assert!(super::asks(&serde_json::from_value(injected).expect("a pod")));
         assert!(!asks(json!([])));
         assert!(!asks(json!([{ "name": "vault-int" }])));
         assert!(asks(json!([{ "name": "migrate" }, { "name": "vault-init" }])));

@@ -1,11 +1,12 @@
 //! `/healthz`, `/readyz` and `/metrics`. Ready means that the watches stand: Vault being away does not make the operator unready,
-//! since restarting it would not help; the answer says so in words.
+//! since restarting it would not help; the answer says so in words. Healthy means that nothing has stopped that a restart would mend.
 
 use super::census::Census;
 use super::lease::Leadership;
 use super::metrics::{CONTENT_TYPE, Metrics, Present};
 use super::rulebook::Rulebook;
 use super::turnstile::Turnstile;
+use super::vitals::{Looking, Vitals};
 use crate::domain::admission::Admission;
 use crate::domain::rights::Rights;
 use crate::http::{Limits, serve as serve_http};
@@ -17,45 +18,57 @@ use http_body_util::Full;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+/// Whom the endpoints ask.
+#[derive(Clone)]
+pub struct Sources {
+    /// Vault, and the login there.
+    pub vault: TokenStore,
+    /// Whether this replica leads.
+    pub leadership: Leadership,
+    /// What was counted.
+    pub metrics: Metrics,
+    /// The tokens without a grant.
+    pub census: Arc<Census>,
+    /// The bindings.
+    pub rulebook: Rulebook,
+    /// Whether requests are checked.
+    pub admission: watch::Receiver<Admission>,
+    /// What the login may do in Vault.
+    pub rights: watch::Receiver<Rights>,
+    /// The watches, and the looks under way.
+    pub vitals: Vitals,
+}
 
 /// What the endpoints tell.
 #[derive(Clone)]
 pub struct Health {
     requests: watch::Sender<bool>,
     pods: Arc<AtomicBool>,
-    vault: TokenStore,
-    sweep: Arc<Mutex<String>>,
-    leadership: Leadership,
-    metrics: Metrics,
-    census: Arc<Census>,
     turnstile: Arc<Turnstile>,
-    rulebook: Rulebook,
-    admission: watch::Receiver<Admission>,
-    rights: watch::Receiver<Rights>,
+    sweep: Arc<Mutex<String>>,
+    sources: Sources,
 }
 
 impl Health {
     /// Not ready yet.
-    pub fn new(
-        vault: TokenStore,
-        leadership: Leadership,
-        metrics: Metrics,
-        census: Arc<Census>,
-        rulebook: Rulebook,
-        admission: watch::Receiver<Admission>,
-        rights: watch::Receiver<Rights>,
-    ) -> Self {
+    pub fn new(sources: Sources) -> Self {
         let sweep = Arc::new(Mutex::new("there was none yet".to_owned()));
         let (requests, pods, turnstile) = (watch::Sender::new(false), Arc::default(), Arc::new(Turnstile::new()));
-        Self { requests, pods, vault, sweep, leadership, metrics, census, turnstile, rulebook, admission, rights }
+        Self { requests, pods, turnstile, sweep, sources }
     }
 
     /// Where requests wait for their turn.
     pub fn turnstile(&self) -> Arc<Turnstile> {
         self.turnstile.clone()
+    }
+
+    /// A look at a request begins, and goes on until what is given is dropped.
+    pub fn look(&self) -> Looking {
+        self.sources.vitals.look()
     }
 
     /// The requests were listed and are watched.
@@ -94,7 +107,7 @@ impl Health {
             Some("the requests are not listed yet")
         } else if !self.pods.load(Ordering::Acquire) {
             Some("the pods are not watched")
-        } else if self.rulebook.edition().number == 0 {
+        } else if self.sources.rulebook.edition().number == 0 {
             Some("the bindings and namespaces are not listed yet")
         } else {
             None
@@ -102,17 +115,20 @@ impl Health {
     }
 
     fn counted(&self) -> String {
-        let edition = self.rulebook.edition();
-        let (live, outliving) = self.census.living();
-        self.metrics.text(&Present {
-            leads: self.leadership.leads(),
-            admission: matches!(*self.admission.borrow(), Admission::InForce { .. }),
-            vault: self.vault.away().is_none(),
+        let edition = self.sources.rulebook.edition();
+        let (live, outliving) = self.sources.census.living();
+        let now = Instant::now();
+        self.sources.metrics.text(&Present {
+            leads: self.sources.leadership.leads(),
+            admission: matches!(*self.sources.admission.borrow(), Admission::InForce { .. }),
+            vault: self.sources.vault.away().is_none(),
             live,
             outliving,
-            ungranted: self.census.count(&edition),
-            held: self.census.held(&edition).unwrap_or_default(),
+            ungranted: self.sources.census.count(&edition),
+            held: self.sources.census.held(&edition).unwrap_or_default(),
             queue: self.turnstile.waiting(),
+            silence: self.sources.vitals.silence(now).1,
+            look: self.sources.vitals.longest_look(now),
         })
     }
 
@@ -129,14 +145,14 @@ impl Health {
     }
 
     fn words(&self, path: &str) -> (StatusCode, String) {
-        let vault = match self.vault.session().token() {
+        let vault = match self.sources.vault.session().token() {
             Ok(_) => "logged in".to_owned(),
             Err(error) => error.to_string(),
         };
         let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let leads = if self.leadership.leads() { "this replica leads" } else { "this replica stands by" };
-        let edition = self.rulebook.edition();
-        let bindings = match (edition.bindings.len(), self.census.held(&edition)) {
+        let leads = if self.sources.leadership.leads() { "this replica leads" } else { "this replica stands by" };
+        let edition = self.sources.rulebook.edition();
+        let bindings = match (edition.bindings.len(), self.sources.census.held(&edition)) {
             (0, _) => "there is none, so nobody is granted anything".to_owned(),
             (count, None) => count.to_string(),
             (count, Some(held)) => {
@@ -145,13 +161,17 @@ impl Health {
                 )
             }
         };
-        let admission = self.admission.borrow().describe();
-        let rights = self.rights.borrow().describe();
+        let admission = self.sources.admission.borrow().describe();
+        let rights = self.sources.rights.borrow().describe();
         let details = format!(
             "lease: {leads}\nvault: {vault}\nvault rights: {rights}\nsweep: {sweep}\nadmission: {admission}\nbindings: \
              {bindings}\n"
         );
+        let fault = (path == "/healthz").then(|| self.sources.vitals.fault(Instant::now())).flatten();
         match (path, self.missing()) {
+            ("/healthz", _) if let Some(fault) = fault => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n{details}"))
+            }
             ("/healthz", _) | ("/readyz", None) => (StatusCode::OK, format!("ok\n{details}")),
             ("/readyz", Some(missing)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n{details}")),
             _ => (StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".to_owned()),

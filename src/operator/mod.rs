@@ -31,6 +31,7 @@ mod slots;
 mod sweep;
 mod sweeps;
 mod turnstile;
+mod vitals;
 mod world;
 
 pub use execute::{Executor, Look, Next, Seen};
@@ -46,7 +47,7 @@ use bindings::Statuses;
 use budget::Budget;
 use census::Census;
 use controller::Cache;
-use health::Health;
+use health::{Health, Sources};
 use herald::Herald;
 use kube::runtime::reflector;
 use lease::Candidate;
@@ -62,6 +63,7 @@ use std::future::Future;
 use std::sync::Arc;
 use sweeps::Sweeps;
 use tokio::sync::Notify;
+use vitals::Vitals;
 use world::Live;
 
 /// Runs the operator until `stop` resolves; what is in work then is brought to an end first.
@@ -70,9 +72,13 @@ use world::Live;
 /// A sentence that says what is missing to run at all.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Sync + 'static) -> Result<(), String> {
     let listener = health::listen(settings.health_address).await?;
-    let metrics = Metrics::new();
-    let counting = metrics.clone();
-    let client = cluster::connect_counted(Arc::new(move |call| counting.api_call(call))).await?;
+    let (metrics, vitals) = (Metrics::new(), Vitals::new());
+    let (counting, seen) = (metrics.clone(), vitals.clone());
+    let hear = move |call| {
+        seen.called(call);
+        counting.api_call(call);
+    };
+    let client = cluster::connect_counted(Arc::new(hear)).await?;
     let vault = settings.vault.counted(Arc::new(metrics.clone()));
     let session = Session::start(vault.clone(), settings.login.clone());
     let one_login = settings.login == settings.sweep_login;
@@ -119,15 +125,16 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let world = Arc::new(world);
     let sweeper = Sweeper::new(settings.cluster.clone(), settings.token_role.clone(), settings.sweep_limit);
     let executor = Executor::new(settings.cluster, settings.limits, world.clone());
-    let health = Health::new(
-        tokens,
-        leadership.clone(),
-        metrics.clone(),
+    let health = Health::new(Sources {
+        vault: tokens,
+        leadership: leadership.clone(),
+        metrics: metrics.clone(),
         census,
-        rulebook.clone(),
-        inspector.admission(),
-        assessor.rights(),
-    );
+        rulebook: rulebook.clone(),
+        admission: inspector.admission(),
+        rights: assessor.rights(),
+        vitals,
+    });
     let sweeping = sweeps::run(Sweeps {
         world,
         sweeper,

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use testbed::image::Image;
@@ -58,6 +58,8 @@ impl Images {
 pub struct Cluster {
     node: Node,
     testbed: Testbed,
+    /// Of the operator's image, in bytes.
+    image_size: u64,
     files: AtomicU32,
 }
 
@@ -72,19 +74,32 @@ impl Cluster {
             node.import(image).await?;
         }
         system::prepare_vault(&testbed).await?;
-        Ok(Self { node, testbed, files: AtomicU32::new(0) })
+        let operator = images.0.iter().find(|image| image.name == OPERATOR).expect("the operator's image");
+        Ok(Self { node, testbed, image_size: operator.size()?, files: AtomicU32::new(0) })
     }
 
-    /// README.md, "Install it in a cluster", steps 3 and 4.
+    pub fn image_size(&self) -> u64 {
+        self.image_size
+    }
+
+    /// README.md, "Install it in a cluster", steps 3 and 4, and "Injection".
     pub async fn install(&self) {
         let folder = self.installation();
+        let address = format!("VAULT_ADDR={}", self.vault().address());
+        let way = |part: &str| project::path_from(&folder, part).expect("a path");
         let kustomization = json!({
-            "resources": [relative(&folder, &project::root().join("config"))],
+            "resources": [way("config")],
+            "components": [way("config/injection")],
             "configMapGenerator": [{
                 "name": "vault-token-operator", "namespace": "vault-token-operator", "behavior": "merge",
-                "literals": ["VTO_CLUSTER=main", format!("VAULT_ADDR={}", self.vault().address())],
+                "literals": ["VTO_CLUSTER=main", address],
+            }, {
+                "name": "vault-injection", "namespace": "vault-token-operator",
+                "options": { "disableNameSuffixHash": true },
+                "literals": [format!("image={OPERATOR}"), address], "files": ["ca.crt"],
             }],
         });
+        std::fs::copy(self.vault().ca_path(), folder.join("ca.crt")).expect("copied");
         std::fs::write(folder.join("kustomization.yaml"), kustomization.to_string()).expect("written");
         let crds = project::root().join("crds");
         self.must(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).await;
@@ -213,11 +228,4 @@ impl Cluster {
             report::line(&format!("{}:\n{}", log.display(), lines[lines.len().saturating_sub(15)..].join("\n")));
         }
     }
-}
-
-/// Kustomize takes no other paths.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
-    let to = to.canonicalize().expect("the project");
-    up.join(to.strip_prefix("/").expect("an absolute path"))
 }

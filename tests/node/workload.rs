@@ -25,11 +25,17 @@ pub struct Workload {
 impl Workload {
     /// Makes the namespace and all in it but the pod.
     pub async fn new(cluster: &Cluster, namespace: &str) -> Self {
+        let workload = Self::allowed(cluster, namespace).await;
+        cluster.give_ca(namespace).await;
+        workload
+    }
+
+    /// Makes the namespace, the service account and what it may have: an administrator's part.
+    pub async fn allowed(cluster: &Cluster, namespace: &str) -> Self {
         let documents = vault_token_operator::yaml::documents(&example(cluster, namespace)).expect("YAML");
         let (pods, others): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document["kind"] == "Pod");
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": others });
         cluster.apply(namespace, &list.to_string()).await;
-        cluster.give_ca(namespace).await;
         Self { pod: pods.into_iter().next().expect("a pod") }
     }
 
@@ -44,6 +50,20 @@ impl Workload {
         spec["terminationGracePeriodSeconds"] = json!(1);
         let metadata = json!({ "labels": { "app": "web" }, "annotations": self.pod["metadata"]["annotations"] });
         json!({ "metadata": metadata, "spec": spec })
+    }
+
+    /// The same for a pod that is injected: nothing of its own is about Vault but two annotations. The example's app reads its secret
+    /// before the shell.
+    pub fn injected_template(&self, arguments: &[&str]) -> Value {
+        let shell =
+            json!({ "name": "app", "image": SHELL, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] });
+        let reads = json!({ "name": "reads", "image": self.example_app()["image"] });
+        json!({
+            "metadata": { "labels": { "app": "web" },
+                "annotations": { "vaultproject.io/inject": "true", "vaultproject.io/policies": "shop-read" } },
+            "spec": { "serviceAccountName": "web", "terminationGracePeriodSeconds": 1,
+                "initContainers": [reads], "containers": [shell] },
+        })
     }
 
     /// A pod of this name after that template.

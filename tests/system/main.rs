@@ -16,6 +16,7 @@ mod denial;
 mod end;
 mod fault;
 mod ha;
+mod injection;
 mod killswitch;
 mod life;
 mod login;

@@ -5,6 +5,7 @@ use crate::domain::rights::Rights;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::time::Duration;
 
 /// What is so at present.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +26,10 @@ pub struct Present {
     pub held: usize,
     /// Requests that wait for their turn.
     pub queue: usize,
+    /// The longest time for which a watch was not taken up.
+    pub silence: Duration,
+    /// How long the longest look under way has taken.
+    pub look: Duration,
 }
 
 /// Its metrics.
@@ -38,6 +43,8 @@ pub(super) struct Gauges {
     ungranted: Gauge,
     held: Gauge,
     queue: Gauge,
+    silence: Gauge,
+    look: Gauge,
     rights: Family<Kind, Gauge>,
 }
 
@@ -65,17 +72,22 @@ impl Gauges {
             "queue_depth",
             "Requests that wait for their turn; more than 256 of one namespace come again a second later and are not in it",
         );
+        let silence = gauge(
+            "watch_silence_seconds",
+            "The longest time for which a watch was not taken up; each ends after half a minute and is taken up again",
+        );
+        let look = gauge("longest_look_seconds", "How long the longest look at a request that is under way has taken");
         let rights = Family::default();
         registry.register(
             "vault_rights",
             "What the operator cannot do in Vault and should, and what it can do and should not; none while Vault does not tell",
             rights.clone(),
         );
-        Self { leader, admission, vault, live, outliving, ungranted, held, queue, rights }
+        Self { leader, admission, vault, live, outliving, ungranted, held, queue, silence, look, rights }
     }
 
     pub(super) fn set(&self, present: &Present) {
-        let &Present { leads, admission, vault, live, outliving, ungranted, held, queue } = present;
+        let &Present { leads, admission, vault, live, outliving, ungranted, held, queue, silence, look } = present;
         for (gauge, is_so) in [(&self.leader, leads), (&self.admission, admission), (&self.vault, vault)] {
             gauge.set(is_so.into());
         }
@@ -87,6 +99,9 @@ impl Gauges {
             (&self.queue, queue),
         ] {
             gauge.set(whole(number));
+        }
+        for (gauge, time) in [(&self.silence, silence), (&self.look, look)] {
+            gauge.set(time.as_secs().try_into().unwrap_or(i64::MAX));
         }
     }
 

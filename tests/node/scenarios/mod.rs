@@ -40,7 +40,7 @@ pub const BESIDE: &[Scenario] = scenarios![operator::a_token_of_twenty_seconds_l
 pub const OTHERS: &[Scenario] = scenarios![
     usual::logs_exec_and_services_work,
     usual::the_example_gets_its_token_reads_its_secret_and_loses_it,
-    usual::each_pod_of_a_deployment_has_a_token_of_its_own,
+    usual::each_pod_of_a_deployment_with_two_annotations_has_a_token_of_its_own,
     ends::a_job_completes_and_its_token_is_revoked,
     ends::pods_that_fail_or_are_evicted_lose_their_tokens,
     ends::a_cron_jobs_pods_have_tokens_of_their_own,

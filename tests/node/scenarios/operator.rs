@@ -8,6 +8,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
+    // There is nothing else in it, and nothing that grows unseen.
+    let size = cluster.image_size();
+    assert!(size < 15_000_000, "the operator's image has {size} bytes");
     cluster.install().await;
 }
 
@@ -21,6 +24,10 @@ pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
     assert_eq!(cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len(), 0);
     cluster.uninstall().await;
     cluster.must(&["delete", "namespace", "last", "--timeout=60s"]).await;
+    let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings,namespaces,validatingadmissionpolicies,\
+                 validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings";
+    let left = cluster.must(&["get", kinds, "-o", "name"]).await;
+    assert!(left.contains("clusterrole") && !left.contains("vault"), "{left}");
 }
 
 pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {

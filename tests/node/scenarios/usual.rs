@@ -48,10 +48,10 @@ pub async fn the_example_gets_its_token_reads_its_secret_and_loses_it(cluster: &
     delete(cluster, "shop").await;
 }
 
-/// Three replicas; a restart of all of them; none.
-pub async fn each_pod_of_a_deployment_has_a_token_of_its_own(cluster: &Cluster) {
-    let workload = Workload::new(cluster, "three").await;
-    let template = workload.template(&SLEEPS);
+/// Three replicas that are injected; a restart of all of them; none.
+pub async fn each_pod_of_a_deployment_with_two_annotations_has_a_token_of_its_own(cluster: &Cluster) {
+    let workload = Workload::allowed(cluster, "three").await;
+    let template = workload.injected_template(&SLEEPS);
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
         "spec": { "replicas": 3, "selector": { "matchLabels": { "app": "web" } }, "template": template },
@@ -64,6 +64,9 @@ pub async fn each_pod_of_a_deployment_has_a_token_of_its_own(cluster: &Cluster) 
     for token in &first {
         assert!(cluster.accepts(token).await, "the app reads its secret");
     }
+    let read = cluster.must(&["-n", "three", "logs", "-l", "app=web", "-c", "reads"]).await;
+    let lines = read.lines().filter(|line| line.contains("{\"greeting\":\"hello from read\"}"));
+    assert_eq!(lines.count(), 3, "each app reads its secret: {read}");
 
     cluster.must(&["-n", "three", "rollout", "restart", "deployment/web"]).await;
     cluster.must(&rolled_out).await;

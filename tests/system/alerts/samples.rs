@@ -3,6 +3,7 @@
 use crate::support::Cluster;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use testbed::system::System;
 
 /// Minutes that the first scrape of a case is held, and the second one. No alert looks back for longer than the first, but at what happened
 /// between the two; none waits for as long as the second.
@@ -26,7 +27,22 @@ pub struct Case {
 impl Scrape {
     /// What the running operator tells; nothing, if none runs.
     pub async fn of(cluster: &Cluster) -> Self {
-        let text = cluster.system.operator_metrics().await.expect("an answer").unwrap_or_default();
+        Self::read(&cluster.system.operator_metrics().await.expect("an answer").unwrap_or_default())
+    }
+
+    /// What a replica tells that has its endpoint at this address.
+    pub async fn at(address: &str) -> Self {
+        Self::read(&System::metrics_of(address).await.expect("an answer"))
+    }
+
+    /// The same with one series of another replica.
+    pub fn with(&self, other: &Self, series: &str) -> Self {
+        let series = format!("vault_token_operator_{series}");
+        let value = other.0.get(&series).expect("the series").clone();
+        Self(self.0.clone().into_iter().chain([(series, value)]).collect())
+    }
+
+    fn read(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let split = |line: &str| line.rsplit_once(' ').map(|(series, value)| (series.to_owned(), value.to_owned()));
         Self(samples.filter_map(split).collect())

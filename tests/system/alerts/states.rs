@@ -12,12 +12,18 @@ use reqwest::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
+use testbed::process::Process;
 use testbed::project;
+use testbed::proxy::{Break, Fault, Proxy};
+use testbed::system::System;
 use vault_token_operator::api::Phase;
 use vault_token_operator::wire::{Outcome, PUSH_PATH};
 
 /// Longer than deliveries and revocations may take before somebody is told.
 const OUTAGE: Duration = Duration::from_secs(17);
+
+/// Longer than any watch goes without being taken up before somebody is told.
+const SILENCE: Duration = Duration::from_secs(92);
 
 /// How many requests wait for Vault at once: more than may wait for their turn for long, and than have one.
 const CROWD: usize = 90;
@@ -36,16 +42,52 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
     start(cluster, &[]).await;
     let well =
         until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
+    let stopped = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
     cases.extend([intercepted(cluster).await, foreign_push(cluster).await, unchecked(cluster).await]);
     cases.extend([lacks_rights(cluster).await, has_rights(cluster).await, may_not_sweep(cluster).await]);
     cases.extend([lost_grants(cluster).await, held_grants(cluster).await, many_orphans(cluster).await]);
     cases.extend(outage(cluster).await);
     cases.extend([sweep_fails(cluster).await, no_leader(cluster, well.clone()).await]);
+    cases.push(stopped.told(&well).await);
     cluster.system.kill_operator();
     let fires = vec!["VaultTokenOperatorAway"];
     cases.push(Case { name: "no operator", before: well, after: Scrape::of(cluster).await, fires });
     cases
+}
+
+/// A second replica, which does nothing while all else happens.
+struct Stopped {
+    process: Process,
+    health: String,
+    api: Proxy,
+    since: Instant,
+}
+
+impl Stopped {
+    async fn new(cluster: &Cluster) -> Self {
+        let api = Proxy::before_server(cluster.system.testbed().run(), cluster.plane().server_url()).await;
+        let api = api.expect("a proxy");
+        let kubeconfig = cluster.system.operator_kubeconfig_at(&api.url()).expect("a kubeconfig");
+        let settings = [("VTO_IDENTITY", "stopped"), ("KUBECONFIG", &*kubeconfig.to_string_lossy())];
+        let (process, health) = cluster.system.spawn_operator(&settings).expect("it starts");
+        let deadline = Instant::now() + LIMIT;
+        while !System::health_of(&health).await.is_ok_and(|said| said.starts_with("ok")) {
+            assert!(Instant::now() < deadline, "it is not ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        process.pause();
+        Self { process, health, api, since: Instant::now() }
+    }
+
+    /// What it tells of itself once it goes on, before it is answered anything.
+    async fn told(self, well: &Scrape) -> Case {
+        tokio::time::sleep(SILENCE.saturating_sub(self.since.elapsed())).await;
+        self.api.follow(|_| Fault::Before(Break::Silence));
+        self.process.resume();
+        let after = well.with(&Scrape::at(&self.health).await, "watch_silence_seconds");
+        Case { name: "a replica has stopped", before: well.clone(), after, fires: vec!["VaultTokenOperatorSilent"] }
+    }
 }
 
 /// Starts the operator anew; gives what it tells once it leads.

@@ -50,6 +50,14 @@ impl Image {
         Self::parse(&text, name, stage, binary).map_err(|why| unusable(&path, why))
     }
 
+    /// The bytes of all its files.
+    pub fn size(&self) -> Result<u64, Error> {
+        let size = |path: &PathBuf| {
+            std::fs::metadata(path).map(|data| data.len()).map_err(Error::path("could not read", path))
+        };
+        self.files.iter().map(|(path, _)| size(path)).sum()
+    }
+
     fn parse(
         text: &str,
         name: &str,

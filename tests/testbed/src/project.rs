@@ -33,6 +33,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).components().collect::<PathBuf>().join("../..")
 }
 
+/// The way from a folder to something in the project: kustomize takes no absolute paths.
+pub fn path_from(folder: &Path, path: &str) -> Result<PathBuf, Error> {
+    let to = root().join(path);
+    let to = to.canonicalize().map_err(Error::path("could not find", &to))?;
+    let up: PathBuf = folder.components().skip(1).map(|_| "..").collect();
+    Ok(to.components().skip(1).fold(up, |way, component| way.join(component)))
+}
+
 /// The operator's binary and the example app's, built if they are not.
 #[derive(Clone, Debug)]
 pub struct Binaries {

@@ -223,7 +223,12 @@ impl System {
     /// What the running operator has counted, if one runs.
     pub async fn operator_metrics(&self) -> Result<Option<String>, Error> {
         let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
-        Self::ask(&health, "metrics").await.map(Some)
+        Self::metrics_of(&health).await.map(Some)
+    }
+
+    /// What the operator has counted whose endpoint is at this address.
+    pub async fn metrics_of(address: &str) -> Result<String, Error> {
+        Self::ask(address, "metrics").await
     }
 
     async fn ask(address: &str, path: &str) -> Result<String, Error> {

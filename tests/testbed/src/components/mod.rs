@@ -57,6 +57,8 @@ pub enum Component {
     CniLoopback,
     /// What tests Prometheus' rules.
     Promtool,
+    /// What installs charts.
+    Helm,
 }
 
 impl Component {
@@ -109,6 +111,7 @@ impl Component {
             Self::CniHostLocal => "host-local",
             Self::CniLoopback => "loopback",
             Self::Promtool => "promtool",
+            Self::Helm => "helm",
         }
     }
 
@@ -133,6 +136,7 @@ impl Component {
             Self::CniHostLocal => "TESTBED_CNI_HOST_LOCAL",
             Self::CniLoopback => "TESTBED_CNI_LOOPBACK",
             Self::Promtool => "TESTBED_PROMTOOL",
+            Self::Helm => "TESTBED_HELM",
         }
     }
 
@@ -142,7 +146,7 @@ impl Component {
         match self {
             Self::Etcd | Self::KubeApiserver | Self::Runc | Self::Promtool => Some(&["--version"]),
             Self::Kubectl => Some(&["version", "--client", "-o", "json"]),
-            Self::Bao | Self::Vault => Some(&["version"]),
+            Self::Bao | Self::Vault | Self::Helm => Some(&["version"]),
             _ => None,
         }
     }
@@ -159,6 +163,7 @@ impl Component {
             Self::Vault => major == 1 && minor >= 21,
             Self::Runc => major == 1 && minor >= 1,
             Self::Promtool => major == 3 && minor >= 5,
+            Self::Helm => major == 4,
             _ => false,
         }
     }

@@ -88,6 +88,7 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::CniHostLocal, _) => &CNI_HOST_LOCAL,
         (Component::CniLoopback, _) => &CNI_LOOPBACK,
         (Component::Promtool, _) => &PROMTOOL,
+        (Component::Helm, _) => &HELM,
     }
 }
 
@@ -210,6 +211,18 @@ static PROMTOOL: Recipe = Recipe {
     }),
 };
 
+static HELM: Recipe = Recipe {
+    name: "helm",
+    version: "4.3.1",
+    takes: "about 2 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("helm", "go.mod"),
+        go_sum: embedded!("helm", "go.sum"),
+        package: "helm.sh/helm/v4/cmd/helm",
+        flags: STRIPPED,
+    }),
+};
+
 static BAO: Recipe = Recipe {
     name: "bao",
     version: "2.7.2",
@@ -249,7 +262,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 20] = [
+    const ALL: [&Recipe; 21] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -270,6 +283,7 @@ mod tests {
         &CNI_HOST_LOCAL,
         &CNI_LOOPBACK,
         &PROMTOOL,
+        &HELM,
     ];
 
     #[test]

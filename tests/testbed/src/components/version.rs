@@ -40,6 +40,9 @@ mod tests {
         assert_eq!(version("OpenBao v2.7.2 (9e0a0d3c3504), committed 2026-10-26T20:32:27Z"), Some((2, 7)));
         assert_eq!(version("Vault v1.21.0, built 2025-11-23T19:10:55Z"), Some((1, 21)));
         assert_eq!(version("go1.26.8"), Some((1, 26)));
+        let helm =
+            r#"version.BuildInfo{Version:"v4.3", GitCommit:"", GoVersion:"go1.26.8", KubeClientVersion:"v1.37"}"#;
+        assert_eq!(version(helm), Some((4, 3)));
         let kubectl = r#"{"clientVersion": {"major": "1", "gitVersion": "v1.35.4-rc.1", "goVersion": "go1.26.8"}}"#;
         assert_eq!(version(kubectl), Some((1, 35)));
         assert_eq!(version("no version here, 2026 or so"), None);

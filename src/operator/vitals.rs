@@ -1,0 +1,146 @@
+//! Signs of life. A watch that nobody takes up any more, or a look at a request that does not end, would go unseen: requests would
+//! wait, and tokens of pods that are gone live on. Only a new start mends it, so `/healthz` fails then.
+
+use crate::cluster::Call;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is watched, as RBAC names it. Each watch ends by itself ([`crate::cluster::WATCH_SECONDS`]) and is taken
+/// up again, also while the API server is away.
+const WATCHED: [&str; 6] = [
+    "vaulttokenrequests",
+    "pods",
+    "vaultpolicybindings",
+    "namespaces",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+];
+
+/// After how long without such an attempt a watch has stopped.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// No look takes as long: each call in it has a time limit, a push the longest.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
+
+/// What is known of them; a clone knows the same.
+#[derive(Clone, Debug)]
+pub struct Vitals(Arc<Mutex<Signs>>);
+
+#[derive(Debug)]
+struct Signs {
+    watches: BTreeMap<&'static str, Instant>,
+    looks: BTreeSet<(Instant, u64)>,
+    begun: u64,
+}
+
+/// A look at a request that is under way, until it is dropped.
+pub struct Looking {
+    vitals: Vitals,
+    sign: (Instant, u64),
+}
+
+impl Vitals {
+    /// Everything begins now.
+    pub fn new() -> Self {
+        let watches = WATCHED.map(|name| (name, Instant::now())).into();
+        Self(Arc::new(Mutex::new(Signs { watches, looks: BTreeSet::new(), begun: 0 })))
+    }
+
+    /// A call to the API server has ended, however; of a list or a watch, its beginning.
+    pub fn called(&self, call: Call) {
+        if let ("list" | "watch", Some(seen)) = (call.verb, self.signs().watches.get_mut(call.resource)) {
+            *seen = Instant::now();
+        }
+    }
+
+    /// A look begins.
+    pub fn look(&self) -> Looking {
+        let mut signs = self.signs();
+        signs.begun += 1;
+        let sign = (Instant::now(), signs.begun);
+        signs.looks.insert(sign);
+        Looking { vitals: self.clone(), sign }
+    }
+
+    /// The watch that was not taken up for longest, with that time.
+    pub fn silence(&self, now: Instant) -> (&'static str, Duration) {
+        let signs = self.signs();
+        let first = signs.watches.iter().min_by_key(|(_, seen)| **seen);
+        first.map_or(("none", Duration::ZERO), |(name, seen)| (*name, now.saturating_duration_since(*seen)))
+    }
+
+    /// How long the longest look under way has taken.
+    pub fn longest_look(&self, now: Instant) -> Duration {
+        self.signs().looks.first().map_or(Duration::ZERO, |(begun, _)| now.saturating_duration_since(*begun))
+    }
+
+    /// What has stopped, in a sentence.
+    pub fn fault(&self, now: Instant) -> Option<String> {
+        let ((name, silence), look) = (self.silence(now), self.longest_look(now));
+        if silence > SILENCE {
+            Some(format!("the watch of {name} was not taken up for {} s", silence.as_secs()))
+        } else if look > LONGEST_LOOK {
+            Some(format!("a look at a request has not ended for {} s", look.as_secs()))
+        } else {
+            None
+        }
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        // The maps stay whole whatever a panicking holder of the lock was about.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.vitals.signs().looks.remove(&self.sign);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::Outcome;
+
+    #[test]
+    fn a_watch_that_is_not_taken_up_is_a_fault() {
+        let vitals = Vitals::new();
+        let later = Instant::now() + SILENCE + Duration::from_secs(1);
+        let fault = vitals.fault(later).expect("a fault");
+        assert!(fault.contains("was not taken up for 18"), "{fault}");
+        assert_eq!(vitals.fault(Instant::now() + SILENCE / 2), None);
+    }
+
+    #[test]
+    fn only_its_own_lists_and_watches_are_signs_of_a_watch() {
+        let vitals = Vitals::new();
+        let past = Instant::now().checked_sub(SILENCE).expect("a time before");
+        let call = |verb, resource| Call { verb, resource, outcome: Outcome::Unavailable };
+        let silent = |vitals: &Vitals| vitals.silence(Instant::now()).0;
+        vitals.signs().watches.insert("pods", past);
+        vitals.called(call("get", "pods"));
+        vitals.called(call("watch", "namespaces"));
+        assert_eq!(silent(&vitals), "pods");
+        // As while the API server is away.
+        vitals.called(call("watch", "pods"));
+        assert_ne!(silent(&vitals), "pods");
+    }
+
+    #[test]
+    fn a_look_that_does_not_end_is_a_fault_and_one_that_ended_is_none() {
+        let vitals = Vitals::new();
+        let later = || Instant::now() + LONGEST_LOOK + Duration::from_secs(1);
+        let ended = vitals.look();
+        let looking = vitals.look();
+        drop(ended);
+        for name in WATCHED {
+            // As if they had gone on until then.
+            vitals.signs().watches.insert(name, later());
+        }
+        assert!(vitals.fault(later()).expect("a fault").contains("a look at a request has not ended for 60"));
+        drop(looking);
+        assert_eq!(vitals.fault(later()), None);
+    }
+}
