@@ -103,8 +103,11 @@ async fn config_objects(components: &[&str]) -> Objects {
     let output = plane().await.kubectl(&["kustomize", &folder.to_string_lossy()]).await;
     let manifests = succeeded(output.expect("kubectl runs"));
     // Its name says what is in it, so that pods start anew when that changes.
-    let hashed = objects(&manifests).into_keys().find_map(|key| Some(key.strip_prefix("ConfigMap ")?.to_owned()));
-    let hashed = hashed.expect("a ConfigMap").replace(&format!("{NAME}/"), "");
+    let hashed = objects(&manifests).into_iter().find_map(|(key, object)| {
+        let settings = key.starts_with("ConfigMap ") && object["data"]["VTO_CLUSTER"].is_string();
+        settings.then(|| object["metadata"]["name"].as_str().map(str::to_owned))?
+    });
+    let hashed = hashed.expect("a ConfigMap with settings");
     objects(&manifests.replace(&hashed, NAME))
 }
 
@@ -115,6 +118,7 @@ async fn the_chart_is_what_config_is() {
         (json!({ "replicas": 1 }), &["plain"]),
         (json!({ "networkPolicy": { "enabled": true } }), &["network-policy"]),
         (json!({ "injection": { "enabled": true, "caCert": AUTHORITY } }), &["injection"]),
+        (json!({ "monitoring": { "enabled": true } }), &["monitoring"]),
     ] {
         let (mut chart, mut config) = (chart_objects(&change).await, config_objects(components).await);
         // Made by hand, or by a kustomization of one's own.
@@ -228,7 +232,8 @@ fn all<'a>(name: &str, value: &'a Value) -> Vec<&'a Value> {
 #[tokio::test]
 async fn nothing_is_left_of_the_usual_namespace_in_another_one() {
     let injection = json!({ "enabled": true, "caCert": AUTHORITY });
-    let change = json!({ "networkPolicy": { "enabled": true }, "injection": injection });
+    let change =
+        json!({ "networkPolicy": { "enabled": true }, "injection": injection, "monitoring": { "enabled": true } });
     let rendered = objects(&succeeded(render(&chart(), "elsewhere", &change).await));
     let count = |objects: &Objects| objects.values().map(|object| all("namespace", object).len()).sum::<usize>();
     assert_eq!(count(&rendered), count(&chart_objects(&change).await));
