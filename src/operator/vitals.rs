@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is watched, as RBAC names it. Each watch ends by itself ([`crate::cluster::WATCH_SECONDS`]) and is taken
-/// up again, also while the API server is away.
+/// What is watched, as RBAC names it. Each watch ends by itself ([`crate::cluster::WATCH_SECONDS`]) and is taken up again, also while
+/// the API server is away. One that has not begun is no fault: not all are needed with all settings, and `/readyz` knows the others.
 const WATCHED: [&str; 6] = [
     "vaulttokenrequests",
     "pods",
@@ -41,16 +41,15 @@ pub struct Looking {
 }
 
 impl Vitals {
-    /// Everything begins now.
+    /// Nothing has begun.
     pub fn new() -> Self {
-        let watches = WATCHED.map(|name| (name, Instant::now())).into();
-        Self(Arc::new(Mutex::new(Signs { watches, looks: BTreeSet::new(), begun: 0 })))
+        Self(Arc::new(Mutex::new(Signs { watches: BTreeMap::new(), looks: BTreeSet::new(), begun: 0 })))
     }
 
     /// A call to the API server has ended, however; of a list or a watch, its beginning.
     pub fn called(&self, call: Call) {
-        if let ("list" | "watch", Some(seen)) = (call.verb, self.signs().watches.get_mut(call.resource)) {
-            *seen = Instant::now();
+        if ["list", "watch"].contains(&call.verb) && WATCHED.contains(&call.resource) {
+            self.signs().watches.insert(call.resource, Instant::now());
         }
     }
 
@@ -104,12 +103,19 @@ mod tests {
     use super::*;
     use crate::traffic::Outcome;
 
+    fn call(verb: &'static str, resource: &'static str) -> Call {
+        // As while the API server is away.
+        Call { verb, resource, outcome: Outcome::Unavailable }
+    }
+
     #[test]
-    fn a_watch_that_is_not_taken_up_is_a_fault() {
+    fn a_watch_that_is_not_taken_up_any_more_is_a_fault_and_one_that_never_began_is_none() {
         let vitals = Vitals::new();
         let later = Instant::now() + SILENCE + Duration::from_secs(1);
+        assert_eq!(vitals.fault(later), None);
+        vitals.called(call("list", "pods"));
         let fault = vitals.fault(later).expect("a fault");
-        assert!(fault.contains("was not taken up for 18"), "{fault}");
+        assert!(fault.contains("the watch of pods was not taken up for 18"), "{fault}");
         assert_eq!(vitals.fault(Instant::now() + SILENCE / 2), None);
     }
 
@@ -117,13 +123,12 @@ mod tests {
     fn only_its_own_lists_and_watches_are_signs_of_a_watch() {
         let vitals = Vitals::new();
         let past = Instant::now().checked_sub(SILENCE).expect("a time before");
-        let call = |verb, resource| Call { verb, resource, outcome: Outcome::Unavailable };
         let silent = |vitals: &Vitals| vitals.silence(Instant::now()).0;
         vitals.signs().watches.insert("pods", past);
         vitals.called(call("get", "pods"));
         vitals.called(call("watch", "namespaces"));
+        vitals.called(call("list", "secrets"));
         assert_eq!(silent(&vitals), "pods");
-        // As while the API server is away.
         vitals.called(call("watch", "pods"));
         assert_ne!(silent(&vitals), "pods");
     }
