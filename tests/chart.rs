@@ -148,6 +148,7 @@ async fn each_value_has_its_place() {
         "tolerations": [{ "key": "infrastructure", "operator": "Exists" }],
         "networkPolicy": { "enabled": true },
         "injection": { "enabled": true, "caCert": AUTHORITY, "settings": { "VTO_TIMEOUT": "5m" } },
+        "monitoring": { "enabled": true, "labels": { "release": "prometheus" } },
         "global": {},
     }))
     .await;
@@ -168,6 +169,10 @@ async fn each_value_has_its_place() {
         json!({ "VAULT_ADDR": "https://vault.example", "VTO_TIMEOUT": "5m", "ca.crt": AUTHORITY,
             "image": "localhost:5000/operator:1" })
     );
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        let labels = &rendered[&format!("{kind} vault-token-operator/vault-token-operator")]["metadata"]["labels"];
+        assert_eq!(labels, &json!({ "app.kubernetes.io/name": NAME, "release": "prometheus" }));
+    }
     let egress = &rendered["NetworkPolicy vault-token-operator/vault-token-operator"]["spec"]["egress"];
     assert_eq!(egress[3]["ports"][0]["port"], 443, "the port of Vault's address");
     let pod = &deployment(&mut rendered)["spec"]["template"]["spec"];

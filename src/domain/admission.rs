@@ -35,7 +35,7 @@ impl Admission {
             Self::Waived => None,
             Self::Unknown => wait("waiting to see whether the admission policy is in force".to_owned()),
             Self::Lacking(why) => {
-                wait(format!("no tokens are made, since {why}: kubectl apply --server-side -f config/admission.yaml"))
+                wait(format!("no tokens are made, since {why}: kubectl apply --server-side --force-conflicts -f config/admission.yaml"))
             }
             Self::InForce { since } => (!self.vouches_for(request)).then(|| {
                 let message = format!(

@@ -170,7 +170,7 @@ impl Requests {
             Some(403) if said.contains(" cannot create resource ") || said.contains(" cannot get resource ") => {
                 Some(format!(
                     "the service account {service_account} may not create and get vaulttokenrequests in the namespace \
-                     {namespace}: kubectl create rolebinding vault-token-requester -n {namespace} \
+                     {namespace}: kubectl create rolebinding vault-token-requester-{service_account} -n {namespace} \
                      --clusterrole=vault-token-requester --serviceaccount={namespace}:{service_account} ({said})"
                 ))
             }

@@ -259,7 +259,10 @@ fn tell(admission: &Admission) {
         ),
         Admission::Unknown => {}
         Admission::Lacking(why) => {
-            tracing::error!(why, "no tokens are made: kubectl apply --server-side -f config/admission.yaml")
+            tracing::error!(
+                why,
+                "no tokens are made: kubectl apply --server-side --force-conflicts -f config/admission.yaml"
+            )
         }
     }
 }

@@ -298,7 +298,9 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
         let init = cluster.init(&pod).await;
         let waits = cluster.until(&pod, "wait", |request| reason(request) == "AdmissionLacking").await;
         assert!(
-            condition(&waits, "Authorized").2.contains("kubectl apply --server-side -f config/admission.yaml"),
+            condition(&waits, "Authorized")
+                .2
+                .contains("kubectl apply --server-side --force-conflicts -f config/admission.yaml"),
             "{waits:#?}"
         );
         match back {
