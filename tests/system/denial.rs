@@ -145,6 +145,7 @@ async fn a_service_account_without_the_role_is_told_which_role_it_lacks() {
     let init = cluster.init(&pod).await;
     assert!(!ended(&init).await.success());
     let told = init.termination_message();
-    let command = "kubectl create rolebinding vault-token-requester-default -n no-role --clusterrole=vault-token-requester";
+    let command =
+        "kubectl create rolebinding vault-token-requester-default -n no-role --clusterrole=vault-token-requester";
     assert!(told.contains(command), "{told}");
 }

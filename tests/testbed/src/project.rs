@@ -127,7 +127,7 @@ fn copy_changed(path: &Path, copy: &Path, changes: &[Change]) -> Result<(), Erro
             let entry = entry.map_err(Error::path("could not read", &from))?;
             copy_changed(&path.join(entry.file_name()), copy, changes)?;
         }
-        return Ok(());
+        return remove_others(&from, &to);
     }
     let mut content = std::fs::read(&from).map_err(Error::path("could not read", &from))?;
     for Change { code, instead, .. } in changes.iter().filter(|change| Path::new(change.file) == path) {
@@ -144,9 +144,41 @@ fn copy_changed(path: &Path, copy: &Path, changes: &[Change]) -> Result<(), Erro
     std::fs::write(&to, content).map_err(Error::path("could not write", &to))
 }
 
+/// What an older state of the project has left in a copy of it.
+fn remove_others(from: &Path, to: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(to).map_err(Error::path("could not read", to))? {
+        let entry = entry.map_err(Error::path("could not read", to))?;
+        if from.join(entry.file_name()).exists() {
+            continue;
+        }
+        let other = entry.path();
+        let removed = if other.is_dir() { std::fs::remove_dir_all(&other) } else { std::fs::remove_file(&other) };
+        removed.map_err(Error::path("could not remove", &other))?;
+    }
+    Ok(())
+}
+
 /// The path of the executable `name`, if this line of cargo's output announces it.
 fn executable(line: &str, name: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     let is_it = message.pointer("/target/name")?.as_str()? == name;
     is_it.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workdir::Workdir;
+
+    #[test]
+    fn a_copy_has_nothing_that_the_project_has_no_more() {
+        let copy = Workdir::new().unwrap();
+        let folder = copy.path().join("src/api");
+        std::fs::create_dir_all(folder.join("gone")).unwrap();
+        std::fs::write(folder.join("gone.rs"), "").unwrap();
+        std::fs::write(folder.join("gone/mod.rs"), "").unwrap();
+        copy_changed(Path::new("src/api"), copy.path(), &[]).unwrap();
+        assert!(folder.join("mod.rs").exists());
+        assert!(!folder.join("gone.rs").exists() && !folder.join("gone").exists());
+    }
 }
