@@ -80,6 +80,7 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::KubeScheduler, _) => &KUBE_SCHEDULER,
         (Component::Kubelet, _) => &KUBELET,
         (Component::KubeProxy, _) => &KUBE_PROXY,
+        (Component::KubeRouter, _) => &KUBE_ROUTER,
         (Component::Containerd, _) => &CONTAINERD,
         (Component::Ctr, _) => &CTR,
         (Component::ContainerdShim, _) => &CONTAINERD_SHIM,
@@ -197,6 +198,18 @@ static CNI_PTP: Recipe = cni("ptp", "github.com/containernetworking/plugins/plug
 static CNI_HOST_LOCAL: Recipe = cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local");
 static CNI_LOOPBACK: Recipe = cni("loopback", "github.com/containernetworking/plugins/plugins/main/loopback");
 
+static KUBE_ROUTER: Recipe = Recipe {
+    name: "kube-router",
+    version: "2.1.0",
+    takes: "about 3 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("kube-router", "go.mod"),
+        go_sum: embedded!("kube-router", "go.sum"),
+        package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+        flags: STRIPPED,
+    }),
+};
+
 static HELM: Recipe = Recipe {
     name: "helm",
     version: "4.3.1",
@@ -248,7 +261,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 20] = [
+    const ALL: [&Recipe; 21] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -261,6 +274,7 @@ mod tests {
         &KUBE_SCHEDULER,
         &KUBELET,
         &KUBE_PROXY,
+        &KUBE_ROUTER,
         &CONTAINERD,
         &CTR,
         &CONTAINERD_SHIM,
