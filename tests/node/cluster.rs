@@ -108,6 +108,32 @@ impl Cluster {
         self.roll_out().await;
     }
 
+    /// README.md, "Variants": a NetworkPolicy, patched as its file says, and with the ports that there are here. Gives the folder that is
+    /// applied.
+    pub async fn install_network_policy(&self) -> String {
+        let folder = self.testbed.run().folder("network-policy").expect("a folder");
+        let port =
+            |address: &str| address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("a port");
+        let (api_server, vault) = (port(self.testbed.control_plane().server_url()), port(self.vault().address()));
+        let there = json!([{ "ipBlock": { "cidr": format!("{}/32", world::ADDRESS) } }]);
+        let patch = json!([
+            { "op": "replace", "path": "/spec/egress/2/ports/1/port", "value": api_server },
+            { "op": "add", "path": "/spec/egress/3/to", "value": there },
+            { "op": "replace", "path": "/spec/egress/3/ports/0/port", "value": vault },
+        ]);
+        let kustomization = json!({
+            "components": [project::path_from(&folder, "config/network-policy").expect("a path")],
+            "patches": [{
+                "target": { "kind": "NetworkPolicy", "name": "vault-token-operator" },
+                "patch": patch.to_string(),
+            }],
+        });
+        std::fs::write(folder.join("kustomization.yaml"), kustomization.to_string()).expect("written");
+        let folder = folder.to_string_lossy().into_owned();
+        self.must(&["apply", "--server-side", "-k", &folder]).await;
+        folder
+    }
+
     /// README.md, "Upgrade and uninstall", once all requests are deleted.
     pub async fn uninstall(&self) {
         self.must(&["delete", "-k", &self.installation().to_string_lossy(), "--timeout=90s"]).await;

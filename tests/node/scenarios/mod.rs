@@ -1,6 +1,7 @@
 //! What is seen on the node.
 
 mod ends;
+mod network;
 mod operator;
 mod restarts;
 mod shapes;
@@ -31,6 +32,7 @@ pub const ALONE: &[Scenario] = scenarios![
     operator::pods_wait_while_vault_is_away_and_say_so,
     operator::an_operator_that_is_upgraded_or_deleted_loses_no_request,
     restarts::an_init_container_that_is_killed_asks_again_and_one_token_lives,
+    network::the_operator_in_its_own_network_policy_does_all_it_does,
 ];
 
 /// Takes five minutes, beside those below.
@@ -49,6 +51,7 @@ pub const OTHERS: &[Scenario] = scenarios![
     shapes::an_app_of_another_user_reads_its_token_and_nobody_else_does,
     shapes::other_init_containers_and_sidecars_run_beside_it,
     shapes::a_pod_on_its_nodes_network_takes_its_token_from_the_status,
+    network::a_network_policy_that_lets_only_the_operator_in_lets_tokens_in,
     restarts::pods_of_a_node_that_is_gone_lose_their_tokens,
 ];
 

@@ -20,13 +20,16 @@ const CGROUP_VARIABLE: &str = "TESTBED_WORLD_CGROUP";
 /// Where the kernel shows cgroups: in a folder for each controller (version 1), or in one for all.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The programs of the machine that it takes, with Debian's packages.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("hostname", "hostname"),
     ("ip", "iproute2"),
     // The proxy of Services.
     ("nft", "nftables"),
+    // What enforces NetworkPolicies.
+    ("iptables", "iptables"),
+    ("ipset", "ipset"),
 ];
 
 /// The cgroup for the pods of the world that this process is in, if it is in one.

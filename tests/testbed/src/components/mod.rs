@@ -41,6 +41,8 @@ pub enum Component {
     Kubelet,
     /// What leads Services' addresses to pods.
     KubeProxy,
+    /// What enforces NetworkPolicies.
+    KubeRouter,
     /// What runs containers.
     Containerd,
     /// Its command line client, which brings images in.
@@ -76,11 +78,12 @@ impl Component {
     pub const TESTS: [Self; 1] = [Self::Promtool];
 
     /// The components that a node needs, beside those of the control plane.
-    pub const NODE: [Self; 11] = [
+    pub const NODE: [Self; 12] = [
         Self::KubeControllerManager,
         Self::KubeScheduler,
         Self::Kubelet,
         Self::KubeProxy,
+        Self::KubeRouter,
         Self::Containerd,
         Self::Ctr,
         Self::ContainerdShim,
@@ -103,6 +106,7 @@ impl Component {
             Self::KubeScheduler => "kube-scheduler",
             Self::Kubelet => "kubelet",
             Self::KubeProxy => "kube-proxy",
+            Self::KubeRouter => "kube-router",
             Self::Containerd => "containerd",
             Self::Ctr => "ctr",
             Self::ContainerdShim => "containerd-shim-runc-v2",
@@ -128,6 +132,7 @@ impl Component {
             Self::KubeScheduler => "TESTBED_KUBE_SCHEDULER",
             Self::Kubelet => "TESTBED_KUBELET",
             Self::KubeProxy => "TESTBED_KUBE_PROXY",
+            Self::KubeRouter => "TESTBED_KUBE_ROUTER",
             Self::Containerd => "TESTBED_CONTAINERD",
             Self::Ctr => "TESTBED_CTR",
             Self::ContainerdShim => "TESTBED_CONTAINERD_SHIM",

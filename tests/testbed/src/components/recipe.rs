@@ -80,6 +80,7 @@ pub(super) fn of(component: Component, kubernetes: KubernetesVersion) -> &'stati
         (Component::KubeScheduler, _) => &KUBE_SCHEDULER,
         (Component::Kubelet, _) => &KUBELET,
         (Component::KubeProxy, _) => &KUBE_PROXY,
+        (Component::KubeRouter, _) => &KUBE_ROUTER,
         (Component::Containerd, _) => &CONTAINERD,
         (Component::Ctr, _) => &CTR,
         (Component::ContainerdShim, _) => &CONTAINERD_SHIM,
@@ -211,6 +212,18 @@ static PROMTOOL: Recipe = Recipe {
     }),
 };
 
+static KUBE_ROUTER: Recipe = Recipe {
+    name: "kube-router",
+    version: "2.1.0",
+    takes: "about 3 minutes on 2 cores",
+    source: Source::GoModule(GoModule {
+        go_mod: embedded!("kube-router", "go.mod"),
+        go_sum: embedded!("kube-router", "go.sum"),
+        package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+        flags: STRIPPED,
+    }),
+};
+
 static HELM: Recipe = Recipe {
     name: "helm",
     version: "4.3.1",
@@ -262,7 +275,7 @@ static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
 mod tests {
     use super::*;
 
-    const ALL: [&Recipe; 21] = [
+    const ALL: [&Recipe; 22] = [
         &ETCD,
         &KUBE_APISERVER_1_37,
         &KUBE_APISERVER_1_33,
@@ -275,6 +288,7 @@ mod tests {
         &KUBE_SCHEDULER,
         &KUBELET,
         &KUBE_PROXY,
+        &KUBE_ROUTER,
         &CONTAINERD,
         &CTR,
         &CONTAINERD_SHIM,

@@ -35,6 +35,7 @@ pub const POD_RANGE: &str = "10.244.0.0/16";
 pub struct Node {
     // In this order: what is used ends after what uses it.
     kubelet: kubelet::Kubelet,
+    firewall: Process,
     proxy: Process,
     scheduler: Process,
     controllers: Process,
@@ -90,9 +91,10 @@ impl Node {
         let proxy = parts.proxy()?;
         let containerd = Containerd::start(binaries, &folder).await?;
         let kubelet = kubelet::Kubelet::start(&parts, &cgroup)?;
-        let this = Self { kubelet, proxy, scheduler, controllers, containerd };
-        this.wait_until_ready(control_plane).await?;
-        Ok(this)
+        wait_until_ready(&kubelet, control_plane).await?;
+        // It looks for the node once.
+        let firewall = parts.firewall().await?;
+        Ok(Self { kubelet, firewall, proxy, scheduler, controllers, containerd })
     }
 
     /// Brings an image in, for pods that do not pull.
@@ -111,24 +113,24 @@ impl Node {
     }
 
     /// What its parts wrote.
-    pub fn logs(&self) -> [&Path; 5] {
-        let Self { proxy, scheduler, controllers, containerd, kubelet } = self;
-        [kubelet.log(), proxy.log(), scheduler.log(), controllers.log(), containerd.log()]
+    pub fn logs(&self) -> [&Path; 6] {
+        let Self { firewall, proxy, scheduler, controllers, containerd, kubelet } = self;
+        [kubelet.log(), firewall.log(), proxy.log(), scheduler.log(), controllers.log(), containerd.log()]
     }
+}
 
-    async fn wait_until_ready(&self, control_plane: &ControlPlane) -> Result<(), Error> {
-        let nodes = Api::<NodeObject>::all(control_plane.admin_client()?);
-        let ready = || async {
-            let node = nodes.get(world::NODE).await.map_err(|error| format!("the node: {error}"))?;
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
-                Some(condition) if condition.status == "True" => Ok(()),
-                Some(condition) => Err(format!("the node: {}", condition.message.unwrap_or_default())),
-                None => Err("the node does not say whether it is ready".to_owned()),
-            }
-        };
-        self.kubelet.process().wait_until_ready(START_LIMIT, ready).await
-    }
+async fn wait_until_ready(kubelet: &kubelet::Kubelet, control_plane: &ControlPlane) -> Result<(), Error> {
+    let nodes = Api::<NodeObject>::all(control_plane.admin_client()?);
+    let ready = || async {
+        let node = nodes.get(world::NODE).await.map_err(|error| format!("the node: {error}"))?;
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+            Some(condition) if condition.status == "True" => Ok(()),
+            Some(condition) => Err(format!("the node: {}", condition.message.unwrap_or_default())),
+            None => Err("the node does not say whether it is ready".to_owned()),
+        }
+    };
+    kubelet.process().wait_until_ready(START_LIMIT, ready).await
 }
 
 /// What the parts of a node are made from.
@@ -171,6 +173,36 @@ impl Parts<'_> {
         let path = self.folder.join("kube-proxy.json");
         pki::write(&path, &config.to_string())?;
         self.spawn(Component::KubeProxy, &[format!("--config={}", path.display())])
+    }
+
+    /// What enforces NetworkPolicies, and does nothing else here; it is ready once it has its rules.
+    async fn firewall(&self) -> Result<Process, Error> {
+        // Kubernetes has no role for it.
+        let kubeconfig = self.kubeconfig(Component::KubeRouter, "kube-router", Some("system:masters"))?;
+        let arguments = [
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--hostname-override={}", world::NODE),
+            "--run-firewall=true".to_owned(),
+            "--run-router=false".to_owned(),
+            "--run-service-proxy=false".to_owned(),
+            // Nobody asks it how it is.
+            "--health-port=0".to_owned(),
+        ];
+        let process = self.spawn(Component::KubeRouter, &arguments)?;
+        let list = || async {
+            let mut command = process::clean_command(Path::new("iptables"), self.folder)?;
+            command.env("PATH", machine_path()).args(["--numeric", "--list", "KUBE-ROUTER-FORWARD"]);
+            process::capture("iptables", command, self.folder, STOP_LIMIT).await
+        };
+        let has_rules = || async {
+            match list().await {
+                Ok(output) if output.status.success() => Ok(()),
+                Ok(output) => Err(output.stderr),
+                Err(error) => Err(format!("{error:?}")),
+            }
+        };
+        process.wait_until_ready(START_LIMIT, has_rules).await?;
+        Ok(process)
     }
 
     /// Starts a part that has flags for all that it is told.

@@ -1,0 +1,161 @@
+//! What NetworkPolicies let through.
+
+use super::{delete, ready, token};
+use crate::cluster::{Cluster, SHELL};
+use crate::workload::{SLEEPS, Workload};
+use serde_json::{Value, json};
+use testbed::world;
+
+const OPERATOR: &str = "vault-token-operator";
+/// Where init containers wait for the push, and where nobody of the product listens.
+const PUSH: u16 = 8245;
+const OTHER: u16 = 8181;
+/// Where the operator tells how it is.
+const HEALTH: u16 = 8080;
+/// The kubelet's own.
+const KUBELET: u16 = 10250;
+
+/// A pod that listens at all of these ports, labelled as the operator's are.
+fn server(name: &str) -> Value {
+    let listen = [PUSH, OTHER, HEALTH].map(|port| format!("busybox nc -ll -p {port} -e busybox hostname & "));
+    let command = format!("{}exec busybox sleep 3600", listen.concat());
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "labels": { "app.kubernetes.io/name": OPERATOR } },
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{ "name": "app", "image": SHELL, "args": ["-c", command], "env": [{ "name": "PATH", "value": "/bin" }],
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+        },
+    })
+}
+
+/// Where a pod is.
+async fn address(cluster: &Cluster, namespace: &str, pod: &str) -> String {
+    let pod = cluster.get(&["-n", namespace, "pod", pod]).await;
+    pod["status"]["podIP"].as_str().expect("an address").to_owned()
+}
+
+/// What a shell in a pod prints for this command.
+async fn shell(cluster: &Cluster, (namespace, pod): (&str, &str), command: &str) -> String {
+    cluster.must(&["-n", namespace, "exec", pod, "-c", "app", "--", "/bin/sh", "-c", command]).await
+}
+
+/// Waits until a pod can connect to this address, or cannot.
+async fn until_connects(cluster: &Cluster, from: (&str, &str), address: &str, port: u16, wanted: bool) {
+    let command = format!("busybox nc -w 2 {address} {port} >/dev/null 2>&1 && echo true || echo false");
+    let what = format!("that a connection from {from:?} to {address}:{port} is made is {wanted}");
+    cluster
+        .until(&what, async || {
+            let connects = shell(cluster, from, &command).await;
+            if connects.trim() == wanted.to_string() { Ok(()) } else { Err(format!("it is {connects}")) }
+        })
+        .await;
+}
+
+/// `examples/network-policy.yaml`. Nothing is let into a namespace; then the operator is, and nobody else.
+pub async fn a_network_policy_that_lets_only_the_operator_in_lets_tokens_in(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "closed").await;
+    cluster.must(&["create", "namespace", "stranger"]).await;
+    cluster.apply("stranger", &server("server").to_string()).await;
+    cluster.apply("closed", &server("server").to_string()).await;
+    for namespace in ["stranger", "closed"] {
+        ready(cluster, namespace, "server").await;
+    }
+    let stranger = ("stranger", "server");
+    let closed = address(cluster, "closed", "server").await;
+    for port in [PUSH, OTHER] {
+        until_connects(cluster, stranger, &closed, port, true).await;
+    }
+
+    let nothing = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "nothing" },
+        "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+    });
+    cluster.apply("closed", &nothing.to_string()).await;
+    until_connects(cluster, stranger, &closed, PUSH, false).await;
+    cluster.apply("closed", &workload.pod("web", &SLEEPS).to_string()).await;
+    cluster
+        .until("it is said that nothing reaches the pod", async || {
+            let text = cluster.must(&["-n", "closed", "describe", "vtr"]).await;
+            if text.contains("PushFailed") { Ok(()) } else { Err(text) }
+        })
+        .await;
+
+    let path = testbed::project::root().join("examples/network-policy.yaml");
+    let policy =
+        std::fs::read_to_string(path).expect("the example").replace("namespace: shop\n", "namespace: closed\n");
+    cluster.apply("closed", &policy).await;
+    ready(cluster, "closed", "web").await;
+    assert!(cluster.accepts(&token(cluster, "closed", "web").await).await);
+    // It is a policy of its own, too.
+    cluster.must(&["-n", "closed", "delete", "networkpolicy", "nothing"]).await;
+    cluster.apply("closed", &workload.pod("next", &SLEEPS).to_string()).await;
+    ready(cluster, "closed", "next").await;
+    // The operator's label is worth nothing in another namespace.
+    for port in [PUSH, OTHER] {
+        until_connects(cluster, stranger, &closed, port, false).await;
+    }
+
+    cluster.must(&["-n", "closed", "delete", "networkpolicy", OPERATOR]).await;
+    until_connects(cluster, stranger, &closed, OTHER, true).await;
+    delete(cluster, "closed").await;
+    delete(cluster, "stranger").await;
+}
+
+/// `config/network-policy`, with the ports that the API server and Vault have here. A pod that is labelled as the operator's shows what
+/// goes to them, and from them.
+pub async fn the_operator_in_its_own_network_policy_does_all_it_does(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "served").await;
+    cluster.apply("served", &server("server").to_string()).await;
+    cluster.apply(OPERATOR, &server("probe").to_string()).await;
+    ready(cluster, "served", "server").await;
+    ready(cluster, OPERATOR, "probe").await;
+    let (served, probe) = (("served", "server"), (OPERATOR, "probe"));
+    let served_address = address(cluster, "served", "server").await;
+    let probe_address = address(cluster, OPERATOR, "probe").await;
+    let node = world::ADDRESS.to_string();
+    // Each that is refused below, as long as it is not.
+    until_connects(cluster, served, &probe_address, OTHER, true).await;
+    until_connects(cluster, probe, &served_address, OTHER, true).await;
+    until_connects(cluster, probe, &node, KUBELET, true).await;
+
+    let installed = cluster.install_network_policy().await;
+    until_connects(cluster, served, &probe_address, OTHER, false).await;
+    until_connects(cluster, probe, &served_address, OTHER, false).await;
+    until_connects(cluster, probe, &node, KUBELET, false).await;
+    until_connects(cluster, served, &probe_address, HEALTH, true).await;
+    until_connects(cluster, probe, &served_address, PUSH, true).await;
+
+    // Connections that it has are left to it: it makes all of them anew.
+    cluster.must(&["-n", OPERATOR, "rollout", "restart", "deployment/vault-token-operator"]).await;
+    cluster.roll_out().await;
+    let of_deployment = format!("app.kubernetes.io/name={OPERATOR},pod-template-hash");
+    cluster
+        .until("its replicas are ready for whoever asks", async || {
+            let pods = cluster.get(&["-n", OPERATOR, "pods", "-l", &of_deployment]).await;
+            for pod in pods["items"].as_array().expect("a list") {
+                let address = pod["status"]["podIP"].as_str().unwrap_or_default();
+                // The end of what it reads would be the end of the connection, too, so that nothing of it is piped in.
+                let get = "printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n'; busybox cat >&2";
+                let ask = format!("busybox nc -w 5 {address} {HEALTH} -e /bin/sh -c \"{get}\" 2>&1; true");
+                let said = shell(cluster, served, &ask).await;
+                if !said.contains(" 200 OK") {
+                    return Err(said);
+                }
+            }
+            Ok(())
+        })
+        .await;
+    cluster.apply("served", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "served", "web").await;
+    assert!(cluster.accepts(&token(cluster, "served", "web").await).await);
+    cluster.must(&["-n", "served", "delete", "pod", "web", "--timeout=60s"]).await;
+    super::until_live(cluster, "served", 0).await;
+
+    cluster.must(&["delete", "-k", &installed]).await;
+    until_connects(cluster, probe, &served_address, OTHER, true).await;
+    cluster.must(&["-n", OPERATOR, "delete", "pod", "probe", "--timeout=60s"]).await;
+    delete(cluster, "served").await;
+}
