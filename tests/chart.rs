@@ -18,7 +18,7 @@ use vault_token_operator::yaml;
 
 const NAME: &str = "vault-token-operator";
 const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\nof Vault's\n-----END CERTIFICATE-----\n";
-const INJECTION: &str = "ConfigMap vault-token-operator/vault-injection";
+const INJECTION: &str = "MutatingAdmissionPolicy /vault-token-injection";
 /// How long helm may take, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -88,6 +88,13 @@ fn deployment(objects: &mut Objects) -> &mut Value {
     objects.get_mut("Deployment vault-token-operator/vault-token-operator").expect("a Deployment")
 }
 
+/// The settings in the policy that injects.
+fn given(policy: &mut Value) -> &mut Value {
+    let first = &mut policy["spec"]["variables"][0];
+    assert_eq!(first["name"], "given");
+    &mut first["expression"]
+}
+
 /// A kustomization of a user's own with these components of `config/`.
 async fn kustomization(components: &[&str]) -> PathBuf {
     let folder = testbed().await.run().folder(&format!("config-{}", components.join("-"))).expect("a folder");
@@ -121,8 +128,10 @@ async fn the_chart_is_what_config_is() {
         (json!({ "monitoring": { "enabled": true } }), &["monitoring"]),
     ] {
         let (mut chart, mut config) = (chart_objects(&change).await, config_objects(components).await);
-        // Made by hand, or by a kustomization of one's own.
-        chart.remove(INJECTION);
+        // Written by hand, or by a kustomization of one's own.
+        for objects in [&mut chart, &mut config] {
+            objects.get_mut(INJECTION).map(|policy| given(policy).take());
+        }
         // helm makes namespaces by itself, or not at all.
         config.remove("Namespace /vault-token-operator").expect("a namespace");
         // In place of the name of the ConfigMap.
@@ -164,8 +173,9 @@ async fn each_value_has_its_place() {
             "VTO_SWEEP_LIMIT": "1000",
         })
     );
+    let injected = given(rendered.get_mut(INJECTION).expect("a policy")).as_str().expect("an expression").to_owned();
     assert_eq!(
-        rendered[INJECTION]["data"],
+        serde_json::from_str::<Value>(&injected).expect("JSON"),
         json!({ "VAULT_ADDR": "https://vault.example", "VTO_TIMEOUT": "5m", "ca.crt": AUTHORITY,
             "image": "localhost:5000/operator:1" })
     );

@@ -85,21 +85,23 @@ impl Cluster {
     /// README.md, "Install it in a cluster", steps 3 and 4, and "Injection".
     pub async fn install(&self) {
         let folder = self.installation();
-        let address = format!("VAULT_ADDR={}", self.vault().address());
+        let address = self.vault().address();
+        let authority = std::fs::read_to_string(self.vault().ca_path()).expect("an authority");
+        let given = json!({ "image": OPERATOR, "VAULT_ADDR": address, "ca.crt": authority }).to_string();
+        let given = json!([{ "op": "replace", "path": "/spec/variables/0/expression", "value": given }]);
         let way = |part: &str| project::path_from(&folder, part).expect("a path");
         let kustomization = json!({
             "resources": [way("config")],
             "components": [way("config/injection")],
             "configMapGenerator": [{
                 "name": "vault-token-operator", "namespace": "vault-token-operator", "behavior": "merge",
-                "literals": ["VTO_CLUSTER=main", address],
-            }, {
-                "name": "vault-injection", "namespace": "vault-token-operator",
-                "options": { "disableNameSuffixHash": true },
-                "literals": [format!("image={OPERATOR}"), address], "files": ["ca.crt"],
+                "literals": ["VTO_CLUSTER=main", format!("VAULT_ADDR={address}")],
+            }],
+            "patches": [{
+                "target": { "kind": "MutatingAdmissionPolicy", "name": "vault-token-injection" },
+                "patch": given.to_string(),
             }],
         });
-        std::fs::copy(self.vault().ca_path(), folder.join("ca.crt")).expect("copied");
         std::fs::write(folder.join("kustomization.yaml"), kustomization.to_string()).expect("written");
         let crds = project::root().join("crds");
         self.must(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).await;

@@ -86,16 +86,11 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
     let declined = annotated(|pod| pod["metadata"]["annotations"]["vaultproject.io/inject"] = json!("false"));
     assert!(inits(&made(cluster, &namespace, &declined).await.expect("a pod")).is_empty());
 
-    let create = ["-n", "vault-token-operator", "create", "configmap", "vault-injection"];
-    let settings = ["image=registry/vault-token-operator:1", "VAULT_ADDR=https://vault:8200", "VTO_TIMEOUT=5m"];
-    let settings = settings.map(|setting| format!("--from-literal={setting}"));
-    let authority = format!("--from-literal=ca.crt={AUTHORITY}");
-    let literals = settings.iter().chain([&authority]).map(String::as_str).collect::<Vec<_>>();
-    cluster.kubectl(&[&create[..], &literals[..1]].concat()).await;
-    // Half of it is as good as nothing.
-    until(cluster, &namespace, refused("nothing was injected")).await;
-    cluster.kubectl(&["-n", "vault-token-operator", "delete", "configmap", "vault-injection"]).await;
-    cluster.kubectl(&[&create[..], &literals].concat()).await;
+    let given = json!({ "image": "registry/vault-token-operator:1", "VAULT_ADDR": "https://vault:8200", "VTO_TIMEOUT": "5m",
+        "ca.crt": AUTHORITY });
+    let given =
+        json!([{ "op": "replace", "path": "/spec/variables/0/expression", "value": given.to_string() }]).to_string();
+    cluster.kubectl(&["patch", "mutatingadmissionpolicy", "vault-token-injection", "--type=json", "-p", &given]).await;
     let pod = until(cluster, &namespace, |made| made).await;
 
     let init = &inits(&pod)[0];
@@ -124,7 +119,32 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
 
     what_is_there_is_left_alone(cluster, &namespace).await;
     what_cannot_be_injected_is_refused(cluster, &namespace).await;
+    the_authority_does_not_change(cluster, &namespace).await;
     injected_pods_are_restricted(cluster, &namespace).await;
+}
+
+/// Neither by who may change pods, nor by who may write their statuses.
+async fn the_authority_does_not_change(cluster: &Cluster, namespace: &str) {
+    let pod = serde_json::from_value(annotated(|pod| pod["metadata"]["name"] = json!("kept"))).expect("a pod");
+    cluster.pods(namespace).create(&PostParams::default(), &pod).await.expect("a pod");
+    let other = json!({ "metadata": { "annotations": { "vaultproject.io/vault-ca": "another" } } }).to_string();
+    let none = json!({ "metadata": { "annotations": { "vaultproject.io/vault-ca": null } } }).to_string();
+    let deadline = Instant::now() + LIMIT;
+    for change in [&other, &none] {
+        for part in [&[][..], &["--subresource=status"]] {
+            let patch = ["patch", "pod", "kept", "-n", namespace, "--type=merge", "--dry-run=server", "-p", change];
+            loop {
+                let said = cluster.kubectl(&[&patch[..], part].concat()).await;
+                if said.contains("does not change as long as the pod lives") {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{said}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    let label = cluster.kubectl(&["label", "pod", "kept", "-n", namespace, "a=b"]).await;
+    assert!(label.contains("labeled"), "{label}");
 }
 
 async fn what_is_there_is_left_alone(cluster: &Cluster, namespace: &str) {
