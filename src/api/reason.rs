@@ -51,17 +51,6 @@ macro_rules! reasons {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)+ }
             }
-
-            /// The reason that stands there in these words.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
-            }
-        }
-
-        impl fmt::Display for $list {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
         }
     };
 }
@@ -161,6 +150,19 @@ reasons! {
     OrphanKept,
     /// Waiting: the pod or its namespace has asked for more tokens than it may have in a minute.
     MintBudgetExhausted,
+}
+
+impl Reason {
+    /// The reason that stands there in these words.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 reasons! {

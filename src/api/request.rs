@@ -287,10 +287,14 @@ impl VaultTokenRequestStatus {
         self.phase == Some(Phase::Denied) && self.reason.as_deref() == Some(Reason::NotGranted.as_str())
     }
 
+    /// The condition of this type, if it has one.
+    pub fn condition(&self, kind: ConditionType) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == kind.as_str())
+    }
+
     /// Whether the condition Compromised is there.
     pub fn is_compromised(&self) -> bool {
-        let compromised = ConditionType::Compromised.as_str();
-        self.conditions.iter().any(|condition| condition.type_ == compromised && condition.status == "True")
+        self.condition(ConditionType::Compromised).is_some_and(|condition| condition.status == "True")
     }
 }
 

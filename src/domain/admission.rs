@@ -4,6 +4,9 @@ use super::grant::{Verdict, Why};
 use crate::api::{Reason, VaultTokenRequest};
 use jiff::Timestamp;
 
+/// What brings the admission policies back, in the folder of the version that runs, whoever has changed them.
+pub const REMEDY: &str = "kubectl apply --server-side --force-conflicts -f config/admission.yaml";
+
 /// What is known of the admission policy of `config/admission.yaml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
@@ -35,7 +38,7 @@ impl Admission {
             Self::Waived => None,
             Self::Unknown => wait("waiting to see whether the admission policy is in force".to_owned()),
             Self::Lacking(why) => {
-                wait(format!("no tokens are made, since {why}: kubectl apply --server-side --force-conflicts -f config/admission.yaml"))
+                wait(format!("no tokens are made, since {why}: {REMEDY}"))
             }
             Self::InForce { since } => (!self.vouches_for(request)).then(|| {
                 let message = format!(

@@ -318,7 +318,7 @@ fn contradiction(observed: &Observed<'_>) -> Option<Why> {
 /// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which
 /// the condition Revoked marks (rule 8).
 fn last_expiry(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
-    let tried = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Revoked.as_str())?;
+    let tried = status.condition(ConditionType::Revoked)?;
     let period = super::duration::parse(status.ttl.as_deref()?).ok()?;
     let renewed_until = tried.last_transition_time.0.checked_add(period).ok()?;
     let last = status.expires_at.as_ref().map_or(renewed_until, |expires| renewed_until.max(expires.0));

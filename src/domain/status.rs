@@ -191,7 +191,7 @@ impl Draft {
             let message = message(&self.status, ConditionType::Compromised).unwrap_or_default().to_owned();
             return self.failed(&Why::new(Reason::WrappingTokenUsed, message));
         }
-        let delivered = self.status.conditions.iter().find(|it| it.type_ == ConditionType::Delivered.as_str());
+        let delivered = self.status.condition(ConditionType::Delivered);
         if let Some(unfit) = delivered.filter(|condition| condition.reason == Reason::TokenUnfit.as_str()) {
             let why = Why::new(Reason::TokenUnfit, unfit.message.clone());
             return self.failed(&why);
@@ -264,8 +264,7 @@ impl Draft {
 
     fn set(&mut self, kind: ConditionType, holds: bool, why: &Why) {
         let value = if holds { "True" } else { "False" };
-        let before = self.status.conditions.iter().find(|condition| condition.type_ == kind.as_str());
-        let since = before.filter(|condition| condition.status == value);
+        let since = self.status.condition(kind).filter(|condition| condition.status == value);
         let condition = Condition {
             type_: kind.as_str().to_owned(),
             status: value.to_owned(),
@@ -302,7 +301,7 @@ fn held() -> Why {
 
 /// The message of a condition, if the status has that condition.
 pub fn message(status: &VaultTokenRequestStatus, kind: ConditionType) -> Option<&str> {
-    status.conditions.iter().find(|condition| condition.type_ == kind.as_str()).map(|it| it.message.as_str())
+    status.condition(kind).map(|condition| condition.message.as_str())
 }
 
 /// The sentence that goes with the status's reason.

@@ -50,7 +50,8 @@ pub fn tally(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus, 
     }
     // An attempt that was given up: only Vault's word that its token is dead takes the accessor out of the status.
     if before.phase == Some(Phase::Revoking) && before.token_accessor.is_some() && after.token_accessor.is_none() {
-        counts.push(Count::Revoked { cause: condition_reason(before, ConditionType::Delivered), after: None });
+        let given_up = before.condition(ConditionType::Delivered);
+        counts.push(Count::Revoked { cause: given_up.and_then(|it| Reason::parse(&it.reason)), after: None });
     }
     let reason = after.reason.as_deref().and_then(Reason::parse);
     match after.phase.unwrap_or_default() {
@@ -70,13 +71,8 @@ pub fn tally(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus, 
 
 /// When the token could not be revoked at first.
 fn first_try(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
-    let revoked = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Revoked.as_str())?;
-    (revoked.status == "False").then_some(revoked.last_transition_time.0)
-}
-
-fn condition_reason(status: &VaultTokenRequestStatus, kind: ConditionType) -> Option<Reason> {
-    let condition = status.conditions.iter().find(|condition| condition.type_ == kind.as_str())?;
-    Reason::parse(&condition.reason)
+    let tried = status.condition(ConditionType::Revoked).filter(|condition| condition.status == "False");
+    tried.map(|condition| condition.last_transition_time.0)
 }
 
 #[cfg(test)]

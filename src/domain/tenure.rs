@@ -89,8 +89,7 @@ pub fn granted(request: &VaultTokenRequest, rules: &Rules) -> bool {
 
 /// The condition that says since when the token has no grant.
 pub fn lost_grant(status: &VaultTokenRequestStatus) -> Option<&Condition> {
-    let authorized = ConditionType::Authorized.as_str();
-    status.conditions.iter().find(|condition| condition.type_ == authorized && condition.status == "False")
+    status.condition(ConditionType::Authorized).filter(|condition| condition.status == "False")
 }
 
 fn grant_lost(observed: &Observed<'_>) -> Why {

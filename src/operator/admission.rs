@@ -3,7 +3,7 @@
 use super::patience::Patience;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestSpec, request_name};
 use crate::cluster::{Error, FIELD_MANAGER, WATCH_SECONDS, bounded, watch_words};
-use crate::domain::admission::Admission;
+use crate::domain::admission::{Admission, REMEDY};
 use crate::seal::OneTimeKey;
 use crate::yaml;
 use futures::{Stream, StreamExt};
@@ -259,10 +259,7 @@ fn tell(admission: &Admission) {
         ),
         Admission::Unknown => {}
         Admission::Lacking(why) => {
-            tracing::error!(
-                why,
-                "no tokens are made: kubectl apply --server-side --force-conflicts -f config/admission.yaml"
-            )
+            tracing::error!(why, "no tokens are made: {REMEDY}")
         }
     }
 }
