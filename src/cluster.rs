@@ -9,6 +9,7 @@ use calls::Counting;
 use kube::client::ClientBuilder;
 use kube::runtime::watcher;
 use kube::{Client, Config};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The name that the API server keeps with what this program writes (`metadata.managedFields`).
@@ -29,8 +30,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 /// # Errors
 /// A sentence that says what was looked for.
 pub async fn connect() -> Result<Client, String> {
-    let config = config().await?;
-    Client::try_from(config).map_err(|error| wrong(&error))
+    connect_counted(Arc::new(|_| {})).await
 }
 
 /// As [`connect`], and tells `listener` of every call.
@@ -38,15 +38,6 @@ pub async fn connect() -> Result<Client, String> {
 /// # Errors
 /// A sentence that says what was looked for.
 pub async fn connect_counted(listener: Listener) -> Result<Client, String> {
-    let builder = ClientBuilder::try_from(config().await?).map_err(|error| wrong(&error))?;
-    Ok(builder.with_layer(&Counting(listener)).build())
-}
-
-fn wrong(error: &kube::Error) -> String {
-    format!("the connection to the Kubernetes API server is set wrong: {error}")
-}
-
-async fn config() -> Result<Config, String> {
     let mut config = Config::infer().await.map_err(|error| {
         format!("no way to the Kubernetes API server: neither KUBECONFIG nor a ServiceAccount is there ({error})")
     })?;
@@ -56,7 +47,9 @@ async fn config() -> Result<Config, String> {
     // connection that was idle before has all of it.
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
-    Ok(config)
+    let builder = ClientBuilder::try_from(config)
+        .map_err(|error| format!("the connection to the Kubernetes API server is set wrong: {error}"))?;
+    Ok(builder.with_layer(&Counting(listener)).build())
 }
 
 /// A call to the API server that did not end well.

@@ -21,13 +21,6 @@ pub struct Call {
 /// Who is told of calls.
 pub type Listener = Arc<dyn Fn(Call) + Send + Sync>;
 
-/// What is done, and to what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
-    verb: &'static str,
-    resource: &'static str,
-}
-
 /// What the operator deals with. A path that names anything else is counted as `other`: what a peer writes makes no new metric.
 const RESOURCES: [&str; 10] = [
     "events",
@@ -42,7 +35,8 @@ const RESOURCES: [&str; 10] = [
     "vaulttokenrequests/status",
 ];
 
-impl Kind {
+impl Call {
+    /// A call that is not answered yet.
     fn of(method: &Method, uri: &Uri) -> Self {
         let mut parts = uri.path().trim_matches('/').split('/');
         // /api/<version>, or /apis/<group>/<version>.
@@ -70,27 +64,26 @@ impl Kind {
             Method::DELETE => "delete",
             _ => "other",
         };
-        Self { verb, resource }
+        Self { verb, resource, outcome: Outcome::Unavailable }
     }
 }
 
 /// Tells of a call when it ends; one that is given up before has had no answer.
 struct Pending {
-    kind: Kind,
-    outcome: Outcome,
+    call: Call,
     listener: Listener,
 }
 
 impl Pending {
+    // A method, so that the future has all of it: dropped with the future, it tells of the call.
     fn answered(&mut self, status: u16) {
-        self.outcome = Outcome::of_status(status);
+        self.call.outcome = Outcome::of_status(status);
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let Kind { verb, resource } = self.kind;
-        (self.listener)(Call { verb, resource, outcome: self.outcome });
+        (self.listener)(self.call);
     }
 }
 
@@ -125,8 +118,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let kind = Kind::of(request.method(), request.uri());
-        let mut pending = Pending { kind, outcome: Outcome::Unavailable, listener: self.listener.clone() };
+        let call = Call::of(request.method(), request.uri());
+        let mut pending = Pending { call, listener: self.listener.clone() };
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -161,7 +154,8 @@ mod tests {
             (Method::GET, "/api/v1/namespaces/shop/secrets/web".to_owned(), "get", "other"),
         ] {
             let uri = path.parse().expect("a path");
-            assert_eq!(Kind::of(&method, &uri), Kind { verb, resource }, "{method} {path}");
+            let named = Call { verb, resource, outcome: Outcome::Unavailable };
+            assert_eq!(Call::of(&method, &uri), named, "{method} {path}");
         }
     }
 }
