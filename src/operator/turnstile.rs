@@ -37,9 +37,10 @@ pub struct Pass {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn one_more(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    /// One more in this line, and how many were in it before.
+    fn behind(line: &'a AtomicUsize) -> (Self, usize) {
+        let before = line.fetch_add(1, Ordering::Relaxed);
+        (Self(line), before)
     }
 }
 
@@ -58,13 +59,13 @@ impl Turnstile {
     /// Waits for a place; `None` where too many of the namespace do already.
     pub async fn enter(&self, namespace: &str) -> Option<Pass> {
         let own = self.namespace(namespace);
-        if own.waiting.fetch_add(1, Ordering::Relaxed) >= LINE {
-            own.waiting.fetch_sub(1, Ordering::Relaxed);
+        let (in_line, before) = Waiting::behind(&own.waiting);
+        if before >= LINE {
             return None;
         }
-        let _waiting = Waiting::one_more(&self.waiting);
+        let (_waiting, _) = Waiting::behind(&self.waiting);
         let within = own.places.clone().acquire_owned().await;
-        own.waiting.fetch_sub(1, Ordering::Relaxed);
+        drop(in_line);
         // No semaphore is ever closed.
         Some(Pass { _namespace: within.ok()?, _place: self.places.clone().acquire_owned().await.ok()? })
     }
