@@ -1,5 +1,6 @@
 //! Calls to Vault and to the API server.
 
+use super::registered;
 use crate::cluster::Call;
 use crate::traffic::Outcome;
 use crate::vault::Operation;
@@ -41,24 +42,18 @@ struct ApiEnded {
 
 impl Calls {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            vault: Family::default(),
-            vault_time: Family::new_with_constructor(|| Histogram::new(SECONDS)),
-            api: Family::default(),
-        };
-        registry.register("vault_requests", "Calls to Vault, by how they ended", metrics.vault.clone());
-        registry.register_with_unit(
-            "vault_request",
-            "Time that calls to Vault took",
-            Unit::Seconds,
-            metrics.vault_time.clone(),
-        );
-        registry.register(
-            "api_requests",
-            "Calls to the Kubernetes API server, by how they ended; of lists and watches, how they began",
-            metrics.api.clone(),
-        );
-        metrics
+        let vault_time = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
+        let took = "Time that calls to Vault took";
+        registry.register_with_unit("vault_request", took, Unit::Seconds, vault_time.clone());
+        Self {
+            vault: registered(registry, "vault_requests", "Calls to Vault, by how they ended"),
+            vault_time,
+            api: registered(
+                registry,
+                "api_requests",
+                "Calls to the Kubernetes API server, by how they ended; of lists and watches, how they began",
+            ),
+        }
     }
 
     pub(super) fn vault(&self, operation: Operation, outcome: Outcome, took: Duration) {

@@ -1,6 +1,6 @@
 //! What is so at present: looked at when somebody asks.
 
-use super::Kind;
+use super::{Kind, registered};
 use crate::domain::rights::Rights;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -50,40 +50,55 @@ pub(super) struct Gauges {
 
 impl Gauges {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let mut gauge = |name, help| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        let leader = gauge("leader", "1 while this replica leads");
-        let admission = gauge(
-            "admission_in_force",
-            "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
-        );
-        let vault = gauge("vault_available", "1 while this replica is logged in to Vault and Vault answers");
-        let live = gauge("tokens_live", "Tokens that live, by what requests record");
-        let outliving = gauge("tokens_outliving_pods", "Live tokens whose pods have ended, by what the watch shows");
-        let ungranted = gauge("tokens_ungranted", "Live tokens whose policies no binding grants any more");
-        let held = gauge(
-            "tokens_ungranted_held",
-            "Those of them that are kept until a person has looked at it, since they are more than --ungranted-limit",
-        );
-        let queue = gauge(
-            "queue_depth",
-            "Requests that wait for their turn; more than 256 of one namespace come again a second later and are not in it",
-        );
-        let silence = gauge(
-            "watch_silence_seconds",
-            "The longest time for which a watch was not taken up; each ends after half a minute and is taken up again",
-        );
-        let look = gauge("longest_look_seconds", "How long the longest look at a request that is under way has taken");
-        let rights = Family::default();
-        registry.register(
-            "vault_rights",
-            "What the operator cannot do in Vault and should, and what it can do and should not; none while Vault does not tell",
-            rights.clone(),
-        );
-        Self { leader, admission, vault, live, outliving, ungranted, held, queue, silence, look, rights }
+        Self {
+            leader: registered(registry, "leader", "1 while this replica leads"),
+            admission: registered(
+                registry,
+                "admission_in_force",
+                "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
+            ),
+            vault: registered(
+                registry,
+                "vault_available",
+                "1 while this replica is logged in to Vault and Vault answers",
+            ),
+            live: registered(registry, "tokens_live", "Tokens that live, by what requests record"),
+            outliving: registered(
+                registry,
+                "tokens_outliving_pods",
+                "Live tokens whose pods have ended, by what the watch shows",
+            ),
+            ungranted: registered(
+                registry,
+                "tokens_ungranted",
+                "Live tokens whose policies no binding grants any more",
+            ),
+            held: registered(
+                registry,
+                "tokens_ungranted_held",
+                "Those of them that are kept until a person has looked at it, since they are more than --ungranted-limit",
+            ),
+            queue: registered(
+                registry,
+                "queue_depth",
+                "Requests that wait for their turn; more than 256 of one namespace come again a second later and are not in it",
+            ),
+            silence: registered(
+                registry,
+                "watch_silence_seconds",
+                "The longest time for which a watch was not taken up; each ends after half a minute and is taken up again",
+            ),
+            look: registered(
+                registry,
+                "longest_look_seconds",
+                "How long the longest look at a request that is under way has taken",
+            ),
+            rights: registered(
+                registry,
+                "vault_rights",
+                "What the operator cannot do in Vault and should, and what it can do and should not; none while Vault does not tell",
+            ),
+        }
     }
 
     pub(super) fn set(&self, present: &Present) {

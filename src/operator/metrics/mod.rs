@@ -19,7 +19,7 @@ use gauges::Gauges;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use requests::Requests;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +50,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("vault_token_operator");
         let (requests, calls) = (Requests::register(&mut registry), Calls::register(&mut registry));
         let (sweeps, gauges) = (Sweeps::register(&mut registry), Gauges::register(&mut registry));
-        let alarms = Family::<Kind, Counter>::default();
-        registry.register("alarms", "What looked like an attack", alarms.clone());
+        let alarms: Family<Kind, Counter> = registered(&mut registry, "alarms", "What looked like an attack");
         // A counter that is not there before its first event hides that from everybody who looks for an increase.
         for kind in ["compromised", "foreign_push", "answer_unconfirmed", "token_gone"] {
             alarms.get_or_create(&Kind { kind }).inc_by(0);
@@ -99,6 +98,13 @@ impl Metrics {
         let _ = text::encode(&mut text, &self.registry);
         text
     }
+}
+
+/// A metric that has counted nothing yet.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Recorder for Metrics {

@@ -1,5 +1,6 @@
 //! What became of requests.
 
+use super::registered;
 use crate::api::Reason;
 use crate::domain::tally::Count;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -32,43 +33,33 @@ struct Why {
 
 impl Requests {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            issued: Counter::default(),
-            delivered: Counter::default(),
-            revoked: Family::default(),
-            denied: Family::default(),
-            failed: Family::default(),
-            compromised: Counter::default(),
-            delivery: Histogram::new(SECONDS),
-            revocation: Histogram::new(SECONDS),
+        let mut seconds = |name, help| {
+            let histogram = Histogram::new(SECONDS);
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+            histogram
         };
-        registry.register("tokens_issued", "Tokens that were made and recorded", metrics.issued.clone());
-        registry.register("tokens_delivered", "Tokens that reached their pods", metrics.delivered.clone());
-        registry.register("tokens_revoked", "Recorded tokens that are dead, by why", metrics.revoked.clone());
-        registry.register(
-            "requests_denied",
-            "Requests of pods that may not have what they ask for",
-            metrics.denied.clone(),
-        );
-        registry.register("requests_failed", "Requests that ended without a token", metrics.failed.clone());
-        registry.register(
-            "tokens_compromised",
-            "Tokens whose wrapping tokens somebody else used; they were revoked",
-            metrics.compromised.clone(),
-        );
-        registry.register_with_unit(
+        let delivery = seconds(
             "delivery",
             "Time from a request to the delivery of its token; up to a second too long, since the API server tells whole seconds",
-            Unit::Seconds,
-            metrics.delivery.clone(),
         );
-        registry.register_with_unit(
+        let revocation = seconds(
             "revocation",
             "Time from when this replica first saw that a pod had ended, or first could not revoke its token, to the token's death",
-            Unit::Seconds,
-            metrics.revocation.clone(),
         );
-        metrics
+        Self {
+            issued: registered(registry, "tokens_issued", "Tokens that were made and recorded"),
+            delivered: registered(registry, "tokens_delivered", "Tokens that reached their pods"),
+            revoked: registered(registry, "tokens_revoked", "Recorded tokens that are dead, by why"),
+            denied: registered(registry, "requests_denied", "Requests of pods that may not have what they ask for"),
+            failed: registered(registry, "requests_failed", "Requests that ended without a token"),
+            compromised: registered(
+                registry,
+                "tokens_compromised",
+                "Tokens whose wrapping tokens somebody else used; they were revoked",
+            ),
+            delivery,
+            revocation,
+        }
     }
 
     pub(super) fn count(&self, count: Count) {

@@ -1,5 +1,6 @@
 //! The sweep.
 
+use super::registered;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -49,30 +50,26 @@ struct Ended {
 impl Sweeps {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            ended: Family::default(),
-            permitted: Gauge::default(),
-            orphans_revoked: Counter::default(),
-            orphans_kept: Gauge::default(),
+            ended: registered(registry, "sweeps", "Searches of Vault for tokens without a request"),
+            permitted: registered(
+                registry,
+                "sweep_permitted",
+                "1 if Vault let the operator list its tokens in the last search, 0 if not, or if there was none yet",
+            ),
+            orphans_revoked: registered(
+                registry,
+                "sweep_orphans_revoked",
+                "Tokens that no request recorded, and that were revoked",
+            ),
+            orphans_kept: registered(
+                registry,
+                "sweep_orphans_kept",
+                "Tokens that no request records and that the last search left alone, since a person has to look at them",
+            ),
         };
-        registry.register("sweeps", "Searches of Vault for tokens without a request", metrics.ended.clone());
         for result in SweepResult::ALL {
             metrics.ended.get_or_create(&Ended { result: result.as_str() }).inc_by(0);
         }
-        registry.register(
-            "sweep_permitted",
-            "1 if Vault let the operator list its tokens in the last search, 0 if not, or if there was none yet",
-            metrics.permitted.clone(),
-        );
-        registry.register(
-            "sweep_orphans_revoked",
-            "Tokens that no request recorded, and that were revoked",
-            metrics.orphans_revoked.clone(),
-        );
-        registry.register(
-            "sweep_orphans_kept",
-            "Tokens that no request records and that the last search left alone, since a person has to look at them",
-            metrics.orphans_kept.clone(),
-        );
         metrics
     }
 
