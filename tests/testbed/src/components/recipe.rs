@@ -100,6 +100,18 @@ macro_rules! embedded {
     };
 }
 
+/// A package of the module whose files are in this folder, built with these flags.
+macro_rules! go_module {
+    ($folder:literal, $package:expr, $flags:expr) => {
+        GoModule {
+            go_mod: embedded!($folder, "go.mod"),
+            go_sum: embedded!($folder, "go.sum"),
+            package: $package,
+            flags: $flags,
+        }
+    };
+}
+
 /// Without debug information: it would make the binaries half as large again.
 const STRIPPED: &[&str] = &["-trimpath", "-ldflags=-s -w"];
 
@@ -107,12 +119,7 @@ static ETCD: Recipe = Recipe {
     name: "etcd",
     version: "3.6.12",
     takes: A_MINUTE,
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("etcd", "go.mod"),
-        go_sum: embedded!("etcd", "go.sum"),
-        package: "go.etcd.io/etcd/server/v3",
-        flags: STRIPPED,
-    }),
+    source: Source::GoModule(go_module!("etcd", "go.etcd.io/etcd/server/v3", STRIPPED)),
 };
 
 /// Kubernetes takes the version that it tells from the linker; without these flags it calls itself v0.0.0-master.
@@ -130,19 +137,9 @@ macro_rules! kubernetes_flags {
     };
 }
 
-const KUBERNETES_1_37: GoModule = GoModule {
-    go_mod: embedded!("kubernetes-1.37", "go.mod"),
-    go_sum: embedded!("kubernetes-1.37", "go.sum"),
-    package: "",
-    flags: kubernetes_flags!("37", "1.37.2"),
-};
+const KUBERNETES_1_37: GoModule = go_module!("kubernetes-1.37", "", kubernetes_flags!("37", "1.37.2"));
 
-const KUBERNETES_1_33: GoModule = GoModule {
-    go_mod: embedded!("kubernetes-1.33", "go.mod"),
-    go_sum: embedded!("kubernetes-1.33", "go.sum"),
-    package: "",
-    flags: kubernetes_flags!("33", "1.33.13"),
-};
+const KUBERNETES_1_33: GoModule = go_module!("kubernetes-1.33", "", kubernetes_flags!("33", "1.33.13"));
 
 const fn kubernetes(name: &'static str, package: &'static str, minutes: &'static str, of: Kubernetes) -> Recipe {
     let (version, module) = of;
@@ -171,13 +168,12 @@ static KUBELET: Recipe = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 
 static KUBE_PROXY: Recipe = kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", HALF_A_MINUTE, V1_37);
 
 const fn containerd(name: &'static str, package: &'static str) -> Recipe {
-    let module = GoModule {
-        go_mod: embedded!("containerd", "go.mod"),
-        go_sum: embedded!("containerd", "go.sum"),
+    let module = go_module!(
+        "containerd",
         package,
         // Without the snapshotters that nothing here uses, which take a C compiler.
-        flags: &["-trimpath", "-tags=no_btrfs,no_zfs,no_devmapper", "-ldflags=-s -w"],
-    };
+        &["-trimpath", "-tags=no_btrfs,no_zfs,no_devmapper", "-ldflags=-s -w"]
+    );
     Recipe { name, version: "2.2.1", takes: HALF_A_MINUTE, source: Source::GoModule(module) }
 }
 
@@ -190,8 +186,7 @@ static RUNC: Recipe =
     Recipe { name: "runc", version: "1.1 or newer", takes: "no time at all", source: Source::Package("runc") };
 
 const fn cni(name: &'static str, package: &'static str) -> Recipe {
-    let module =
-        GoModule { go_mod: embedded!("cni", "go.mod"), go_sum: embedded!("cni", "go.sum"), package, flags: STRIPPED };
+    let module = go_module!("cni", package, STRIPPED);
     Recipe { name, version: "1.9.0", takes: "a few seconds", source: Source::GoModule(module) }
 }
 
@@ -203,37 +198,30 @@ static PROMTOOL: Recipe = Recipe {
     name: "promtool",
     version: "0.316.0",
     takes: "about 2 minutes on 2 cores",
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("prometheus", "go.mod"),
-        go_sum: embedded!("prometheus", "go.sum"),
-        package: "github.com/prometheus/prometheus/cmd/promtool",
+    source: Source::GoModule(go_module!(
+        "prometheus",
+        "github.com/prometheus/prometheus/cmd/promtool",
         // The tag leaves out what finds servers in clouds, which rules have no use for.
-        flags: &["-trimpath", "-tags=remove_all_sd", "-ldflags=-s -w"],
-    }),
+        &["-trimpath", "-tags=remove_all_sd", "-ldflags=-s -w"]
+    )),
 };
 
 static KUBE_ROUTER: Recipe = Recipe {
     name: "kube-router",
     version: "2.1.0",
     takes: "about 3 minutes on 2 cores",
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("kube-router", "go.mod"),
-        go_sum: embedded!("kube-router", "go.sum"),
-        package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
-        flags: STRIPPED,
-    }),
+    source: Source::GoModule(go_module!(
+        "kube-router",
+        "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+        STRIPPED
+    )),
 };
 
 static HELM: Recipe = Recipe {
     name: "helm",
     version: "4.3.1",
     takes: "about 2 minutes on 2 cores",
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("helm", "go.mod"),
-        go_sum: embedded!("helm", "go.sum"),
-        package: "helm.sh/helm/v4/cmd/helm",
-        flags: STRIPPED,
-    }),
+    source: Source::GoModule(go_module!("helm", "helm.sh/helm/v4/cmd/helm", STRIPPED)),
 };
 
 static BAO: Recipe = Recipe {
@@ -250,25 +238,23 @@ static VAULT: Recipe = Recipe {
     name: "vault",
     version: "1.21.0",
     takes: "about 5 minutes on 2 cores",
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("vault", "go.mod"),
-        go_sum: embedded!("vault", "go.sum"),
-        package: "github.com/hashicorp/vault",
+    source: Source::GoModule(go_module!(
+        "vault",
+        "github.com/hashicorp/vault",
         // The tag leaves out the auth methods and storage of clouds and databases, which nothing here uses.
-        flags: &["-trimpath", "-tags=minimal", "-mod=mod", "-ldflags=-s -w"],
-    }),
+        &["-trimpath", "-tags=minimal", "-mod=mod", "-ldflags=-s -w"]
+    )),
 };
 
 static VAULT_KUBERNETES_AUTH: Recipe = Recipe {
     name: "vault-plugin-auth-kubernetes",
     version: "0.23.1",
     takes: HALF_A_MINUTE,
-    source: Source::GoModule(GoModule {
-        go_mod: embedded!("vault-kubernetes-auth", "go.mod"),
-        go_sum: embedded!("vault-kubernetes-auth", "go.sum"),
-        package: "github.com/hashicorp/vault-plugin-auth-kubernetes/cmd/vault-plugin-auth-kubernetes",
-        flags: STRIPPED,
-    }),
+    source: Source::GoModule(go_module!(
+        "vault-kubernetes-auth",
+        "github.com/hashicorp/vault-plugin-auth-kubernetes/cmd/vault-plugin-auth-kubernetes",
+        STRIPPED
+    )),
 };
 
 #[cfg(test)]
