@@ -6,6 +6,11 @@ use serde_json::{Value, json};
 /// What an app does that lives on.
 pub const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
 
+/// A container of this name with a shell that gets these arguments.
+pub fn shell(name: &str, arguments: &[&str]) -> Value {
+    json!({ "name": name, "image": SHELL, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] })
+}
+
 /// The example, in this namespace.
 pub fn example(cluster: &Cluster, namespace: &str) -> String {
     let path = testbed::project::root().join("examples/shop.yaml");
@@ -55,14 +60,12 @@ impl Workload {
     /// The same for a pod that is injected: nothing of its own is about Vault but two annotations. The example's app reads its secret
     /// before the shell.
     pub fn injected_template(&self, arguments: &[&str]) -> Value {
-        let shell =
-            json!({ "name": "app", "image": SHELL, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] });
         let reads = json!({ "name": "reads", "image": self.example_app()["image"] });
         json!({
             "metadata": { "labels": { "app": "web" },
                 "annotations": { "vaultproject.io/inject": "true", "vaultproject.io/policies": "shop-read" } },
             "spec": { "serviceAccountName": "web", "terminationGracePeriodSeconds": 1,
-                "initContainers": [reads], "containers": [shell] },
+                "initContainers": [reads], "containers": [shell("app", arguments)] },
         })
     }
 

@@ -16,7 +16,7 @@ async fn second(cluster: &Cluster) -> (Process, String) {
 }
 
 /// Waits until a replica's health says these words; gives the time that it took.
-async fn until(health: &str, words: &str) -> Duration {
+pub async fn until(health: &str, words: &str) -> Duration {
     let start = Instant::now();
     loop {
         let text = System::health_of(health).await.unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use crate::stranger::{post, push, wrapped};
 use crate::support::{Cluster, LIMIT, alone, shared, token_of};
+use crate::sweep::ROLE_PATH;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -12,9 +13,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::wire::PUSH_PATH;
-
-/// Where the operator makes tokens.
-const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 
 /// A pod whose init container waits, and whose request the operator does not serve yet.
 pub async fn waiting(cluster: &Cluster, name: &str) -> (PodHandle, Init) {

@@ -12,6 +12,7 @@ use testbed::proxy::{Break, Fault, Proxy};
 use testbed::system::CLUSTER;
 use vault_token_operator::api::Phase;
 
+/// Where the operator makes tokens.
 pub const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
 
 /// What the operator writes into the metadata of a token for this pod's first request.

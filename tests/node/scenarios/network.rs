@@ -1,8 +1,8 @@
 //! What NetworkPolicies let through.
 
 use super::{delete, ready, token};
-use crate::cluster::{Cluster, SHELL};
-use crate::workload::{SLEEPS, Workload};
+use crate::cluster::Cluster;
+use crate::workload::{self, SLEEPS, Workload};
 use serde_json::{Value, json};
 use testbed::world;
 
@@ -19,14 +19,15 @@ const KUBELET: u16 = 10250;
 fn server(name: &str) -> Value {
     let listen = [PUSH, OTHER, HEALTH].map(|port| format!("busybox nc -ll -p {port} -e busybox hostname & "));
     let command = format!("{}exec busybox sleep 3600", listen.concat());
+    let mut container = workload::shell("app", &["-c", &command]);
+    container["securityContext"] = json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "labels": { "app.kubernetes.io/name": OPERATOR } },
         "spec": {
             "terminationGracePeriodSeconds": 1,
             "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
-            "containers": [{ "name": "app", "image": SHELL, "args": ["-c", command], "env": [{ "name": "PATH", "value": "/bin" }],
-                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }],
+            "containers": [container],
         },
     })
 }

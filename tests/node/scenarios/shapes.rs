@@ -1,8 +1,8 @@
 //! Pods of other shapes than the example's.
 
 use super::{delete, phases, ready, token, until_live};
-use crate::cluster::{Cluster, SHELL};
-use crate::workload::{SLEEPS, Workload};
+use crate::cluster::Cluster;
+use crate::workload::{SLEEPS, Workload, shell};
 use serde_json::json;
 
 /// Each start of its init container asks, up to ten times, with the kubelet's growing waits between.
@@ -44,13 +44,12 @@ pub async fn other_init_containers_and_sidecars_run_beside_it(cluster: &Cluster)
     let workload = Workload::new(cluster, "beside").await;
     let mut pod = workload.pod("web", &SLEEPS);
     let example = workload.example_app();
-    let shell = |name: &str, command: &str| json!({ "name": name, "image": SHELL, "args": ["-c", command], "env": [{ "name": "PATH", "value": "/bin" }] });
-    let mut sidecar = shell("sidecar", "exec busybox sleep 3600");
+    let mut sidecar = shell("sidecar", &SLEEPS);
     sidecar["restartPolicy"] = json!("Always");
     let mut reads = example;
     reads["name"] = json!("reads");
     let ours = pod["spec"]["initContainers"][0].clone();
-    pod["spec"]["initContainers"] = json!([shell("before", "exit 0"), sidecar, ours, reads]);
+    pod["spec"]["initContainers"] = json!([shell("before", &["-c", "exit 0"]), sidecar, ours, reads]);
     cluster.apply("beside", &pod.to_string()).await;
     ready(cluster, "beside", "web").await;
     let read = cluster.must(&["-n", "beside", "logs", "web", "-c", "reads"]).await;

@@ -1,8 +1,8 @@
 //! What everybody does.
 
 use super::{delete, phases, tokens, until_live, until_over};
-use crate::cluster::{Cluster, SHELL};
-use crate::workload::{self, SLEEPS, Workload};
+use crate::cluster::Cluster;
+use crate::workload::{self, SLEEPS, Workload, shell};
 use serde_json::json;
 
 /// The node itself.
@@ -11,8 +11,7 @@ pub async fn logs_exec_and_services_work(cluster: &Cluster) {
     let serve = "echo begun; exec busybox nc -ll -p 8080 -e busybox hostname";
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "server", "labels": { "app": "server" } },
-        "spec": { "terminationGracePeriodSeconds": 1, "containers": [{ "name": "app", "image": SHELL, "args": ["-c", serve],
-            "env": [{ "name": "PATH", "value": "/bin" }] }] },
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [shell("app", &["-c", serve])] },
     });
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "server" },

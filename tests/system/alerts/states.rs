@@ -1,6 +1,7 @@
 //! The states that the alerts are about, each made for real.
 
 use super::samples::{Case, Scrape};
+use crate::ha;
 use crate::push::waiting;
 use crate::rights::{policy, restart_with, without};
 use crate::sealed::{Played, unwrap};
@@ -15,7 +16,6 @@ use testbed::kubelet::PodSpec;
 use testbed::process::Process;
 use testbed::project;
 use testbed::proxy::{Break, Fault, Proxy};
-use testbed::system::System;
 use vault_token_operator::api::Phase;
 use vault_token_operator::wire::{Outcome, PUSH_PATH};
 
@@ -71,11 +71,7 @@ impl Stopped {
         let kubeconfig = cluster.system.operator_kubeconfig_at(&api.url()).expect("a kubeconfig");
         let settings = [("VTO_IDENTITY", "stopped"), ("KUBECONFIG", &*kubeconfig.to_string_lossy())];
         let (process, health) = cluster.system.spawn_operator(&settings).expect("it starts");
-        let deadline = Instant::now() + LIMIT;
-        while !System::health_of(&health).await.is_ok_and(|said| said.starts_with("ok")) {
-            assert!(Instant::now() < deadline, "it is not ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        ha::until(&health, "this replica stands by").await;
         process.pause();
         Self { process, health, api, since: Instant::now() }
     }
