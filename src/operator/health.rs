@@ -1,5 +1,6 @@
-//! `/healthz`, `/readyz` and `/metrics`. Ready means that the watches stand: Vault being away does not make the operator unready,
-//! since restarting it would not help; the answer says so in words. Healthy means that nothing has stopped that a restart would mend.
+//! `/healthz`, `/readyz` and `/metrics`. Ready means that everything was listed once: neither Vault nor the API server being
+//! away makes the operator unready, since restarting it would not help; the answer says so in words. Healthy means that nothing has
+//! stopped that a restart would mend.
 
 use super::census::Census;
 use super::lease::Leadership;
@@ -76,9 +77,9 @@ impl Health {
         self.requests.send_replace(true);
     }
 
-    /// The pods were listed and are watched, or that has broken.
-    pub fn pods_synced(&self, synced: bool) {
-        self.pods.store(synced, Ordering::Release);
+    /// The pods were listed. A watch that breaks is taken up where it was, most often, and nothing tells of that.
+    pub fn pods_listed(&self) {
+        self.pods.store(true, Ordering::Release);
     }
 
     /// Whether the requests were listed.
@@ -106,7 +107,7 @@ impl Health {
         if !self.has_requests() {
             Some("the requests are not listed yet")
         } else if !self.pods.load(Ordering::Acquire) {
-            Some("the pods are not watched")
+            Some("the pods are not listed yet")
         } else if self.sources.rulebook.edition().number == 0 {
             Some("the bindings and namespaces are not listed yet")
         } else {

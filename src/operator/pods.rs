@@ -63,10 +63,9 @@ pub fn triggers(
         .backoff(Patience::default())
         .filter_map(move |event| {
             match &event {
-                Ok(Event::InitDone) => health.pods_synced(true),
+                Ok(Event::InitDone) => health.pods_listed(),
                 Ok(_) => {}
                 Err(error) => {
-                    health.pods_synced(false);
                     let error = cluster::watch_words(error);
                     tracing::warn!(error, "the watch of pods broke; it is taken up again");
                 }

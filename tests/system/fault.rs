@@ -193,6 +193,29 @@ async fn a_list_that_is_never_answered_is_given_up_and_made_again() {
     process.stop(LIMIT).await;
 }
 
+/// As when etcd was compacted meanwhile, and when somebody else was faster.
+#[tokio::test]
+async fn a_watch_whose_place_is_gone_and_writes_that_conflict_are_made_anew() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    for (method, path, status) in [
+        (Method::GET, "/vaulttokenrequests?&watch=true", StatusCode::GONE),
+        (Method::GET, "/pods?&watch=true", StatusCode::GONE),
+        (Method::PUT, "/vaulttokenrequests/", StatusCode::CONFLICT),
+    ] {
+        traps.set(method, path, 0, Fault::Before(Break::Answer(status)));
+    }
+    proxied.api.follow(traps.script());
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("gone-and-conflict").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    traps.assert_sprung();
+    assert_eq!(cluster.live_tokens(&delivered.pod).await, 1);
+    cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    cluster.until_live(&namespace, 0).await;
+}
+
 #[tokio::test]
 async fn a_request_that_was_made_while_no_watch_stood_is_seen_though_the_list_comes_in_pages() {
     let (cluster, _guard) = alone().await;
