@@ -110,13 +110,19 @@ impl Cluster {
         self.roll_out().await;
     }
 
+    /// Where the API server and Vault listen, at the node's address.
+    pub fn server_ports(&self) -> [u16; 2] {
+        [self.testbed.control_plane().server_url(), self.vault().address()].map(|address| {
+            let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+            port.expect("a port")
+        })
+    }
+
     /// README.md, "Variants": a NetworkPolicy, patched as its file says, and with the ports that there are here. Gives the folder that is
     /// applied.
     pub async fn install_network_policy(&self) -> String {
         let folder = self.testbed.run().folder("network-policy").expect("a folder");
-        let port =
-            |address: &str| address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("a port");
-        let (api_server, vault) = (port(self.testbed.control_plane().server_url()), port(self.vault().address()));
+        let [api_server, vault] = self.server_ports();
         let there = json!([{ "ipBlock": { "cidr": format!("{}/32", world::ADDRESS) } }]);
         let patch = json!([
             { "op": "replace", "path": "/spec/egress/2/ports/1/port", "value": api_server },

@@ -1,6 +1,7 @@
 //! What NetworkPolicies let through.
 
-use super::{delete, ready, token};
+use super::restarts::{kill, until_restarted};
+use super::{delete, ready, token, until_live};
 use crate::cluster::Cluster;
 use crate::workload::{self, SLEEPS, Workload};
 use serde_json::{Value, json};
@@ -129,31 +130,37 @@ pub async fn the_operator_in_its_own_network_policy_does_all_it_does(cluster: &C
     until_connects(cluster, served, &probe_address, HEALTH, true).await;
     until_connects(cluster, probe, &served_address, PUSH, true).await;
 
-    // Connections that it has are left to it: it makes all of them anew.
-    cluster.must(&["-n", OPERATOR, "rollout", "restart", "deployment/vault-token-operator"]).await;
-    cluster.roll_out().await;
+    for port in cluster.server_ports() {
+        until_connects(cluster, probe, &node, port, true).await;
+    }
+
+    // Connections that it has are left to it, and a new pod can make some before its rules are there: it makes all of them anew where
+    // they are.
     let of_deployment = format!("app.kubernetes.io/name={OPERATOR},pod-template-hash");
-    cluster
-        .until("its replicas are ready for whoever asks", async || {
-            let pods = cluster.get(&["-n", OPERATOR, "pods", "-l", &of_deployment]).await;
-            for pod in pods["items"].as_array().expect("a list") {
-                let address = pod["status"]["podIP"].as_str().unwrap_or_default();
-                // The end of what it reads would be the end of the connection, too, so that nothing of it is piped in.
-                let get = "printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n'; busybox cat >&2";
-                let ask = format!("busybox nc -w 5 {address} {HEALTH} -e /bin/sh -c \"{get}\" 2>&1; true");
+    let replicas = cluster.get(&["-n", OPERATOR, "pods", "-l", &of_deployment]).await;
+    let replicas = replicas["items"].as_array().expect("a list");
+    assert_eq!(replicas.len(), 2);
+    for replica in replicas {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let (name, address) = (text(&replica["metadata"]["name"]), text(&replica["status"]["podIP"]));
+        kill(&text(&replica["metadata"]["uid"]), "/vault-token-operator run");
+        until_restarted(cluster, OPERATOR, &name, "containerStatuses", 1).await;
+        // The end of what it reads would be the end of the connection, too, so that nothing of it is piped in.
+        let get = "printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n'; busybox cat >&2";
+        let ask = format!("busybox nc -w 5 {address} {HEALTH} -e /bin/sh -c \"{get}\" 2>&1; true");
+        cluster
+            .until("the replica is ready for whoever asks", async || {
                 let said = shell(cluster, served, &ask).await;
-                if !said.contains(" 200 OK") {
-                    return Err(said);
-                }
-            }
-            Ok(())
-        })
-        .await;
+                if said.contains(" 200 OK") { Ok(()) } else { Err(said) }
+            })
+            .await;
+    }
+    cluster.roll_out().await;
     cluster.apply("served", &workload.pod("web", &SLEEPS).to_string()).await;
     ready(cluster, "served", "web").await;
     assert!(cluster.accepts(&token(cluster, "served", "web").await).await);
     cluster.must(&["-n", "served", "delete", "pod", "web", "--timeout=60s"]).await;
-    super::until_live(cluster, "served", 0).await;
+    until_live(cluster, "served", 0).await;
 
     cluster.must(&["delete", "-k", &installed]).await;
     until_connects(cluster, probe, &served_address, OTHER, true).await;

@@ -6,7 +6,7 @@ use crate::workload::{SLEEPS, Workload};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Kills the process of a pod whose command has this in it, as the kernel does when memory runs out.
-fn kill(pod_uid: &str, command: &str) {
+pub fn kill(pod_uid: &str, command: &str) {
     let processes: Vec<_> = std::fs::read_dir("/proc")
         .expect("processes")
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse::<i32>().ok())
@@ -20,7 +20,7 @@ fn kill(pod_uid: &str, command: &str) {
 }
 
 /// Waits until a container of a pod was started so many times more.
-async fn until_restarted(cluster: &Cluster, namespace: &str, pod: &str, containers: &str, times: u64) {
+pub async fn until_restarted(cluster: &Cluster, namespace: &str, pod: &str, containers: &str, times: u64) {
     cluster
         .until("it starts again", async || {
             let pod = cluster.get(&["-n", namespace, "pod", pod]).await;
