@@ -10,7 +10,6 @@ use super::tenure::{Tenure, delivered, renewal_due, tenure};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::seal::Subject;
-use crate::text::one_line;
 use crate::wire::Answer;
 use jiff::{SignedDuration, Timestamp};
 use std::net::IpAddr;
@@ -46,7 +45,7 @@ pub struct Observed<'a> {
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
-    pub vault_away: Option<&'a str>,
+    pub vault_away: Option<&'a Why>,
     /// Whether the API server checks who creates requests.
     pub admission: &'a Admission,
     /// What is granted to whom.
@@ -252,7 +251,7 @@ fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Gra
     };
     match (in_hand, observed.vault_away) {
         // No attempt is spent on a Vault that is known to be away.
-        (_, Some(why)) => Step::Wait(Why::new(Reason::VaultUnavailable, one_line(why))),
+        (_, Some(why)) => Step::Wait(why.clone()),
         (Some(intent), None) if intent.attempt == status.attempts && intent.grant == grant => {
             Step::Mint(Intent { grant, pod: facts.clone(), ..intent.clone() })
         }

@@ -45,7 +45,8 @@ fn observed<'a>(
 }
 
 fn decided(request: &VaultTokenRequest, pod: Option<&Observation>, hand: &Hand, vault_away: Option<&str>) -> Step {
-    decide(&Observed { vault_away, ..observed(request, pod, hand, &limits()) })
+    let vault_away = vault_away.map(|why| Why::new(Reason::VaultUnavailable, why));
+    decide(&Observed { vault_away: vault_away.as_ref(), ..observed(request, pod, hand, &limits()) })
 }
 
 /// With nothing in hand, and nothing granted to anybody.

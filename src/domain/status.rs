@@ -118,7 +118,10 @@ impl Draft {
     pub fn waiting(mut self, why: &Why) -> VaultTokenRequestStatus {
         let phase = self.status.phase.unwrap_or_default();
         let held_up = match phase {
-            Phase::Pending if ![Reason::VaultUnavailable, Reason::MintBudgetExhausted].contains(&why.reason) => {
+            Phase::Pending
+                if ![Reason::VaultUnavailable, Reason::VaultForbids, Reason::MintBudgetExhausted]
+                    .contains(&why.reason) =>
+            {
                 ConditionType::Authorized
             }
             Phase::Pending | Phase::Minting => ConditionType::Issued,

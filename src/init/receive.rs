@@ -171,7 +171,7 @@ impl Receiver {
     async fn unwrap(&self, parcel: &Parcel, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
         let same = |tried: &SecretString| tried.expose_secret() == parcel.wrapping_token.expose_secret();
         let tried_before = state.tried.iter().any(same);
-        let refused = |error: crate::vault::Error| match error.is_refusal() {
+        let refused = |error: crate::vault::Error| match error.says_invalid_wrapping_token() {
             true if tried_before => lost("the wrapping token was used before, or has expired"),
             true => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),
             false => (Outcome::Unused, error.to_string()),

@@ -7,6 +7,7 @@ use super::world::{Alarm, Grants, World};
 use crate::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
+use crate::domain::grant::Why;
 use crate::domain::pod::Observation;
 use crate::domain::token::Minted;
 use crate::seal::Subject;
@@ -86,7 +87,7 @@ impl<W: World> World for CrashPoints<W> {
         self.world.now()
     }
 
-    fn vault_away(&self) -> Option<String> {
+    fn vault_away(&self) -> Option<Why> {
         self.world.vault_away()
     }
 

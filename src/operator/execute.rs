@@ -128,7 +128,7 @@ impl<W: World> Executor<W> {
                 superseded_by: seen.superseded_by.as_deref(),
                 compromised_by: seen.compromised_by.as_deref(),
                 hand,
-                vault_away: away.as_deref(),
+                vault_away: away.as_ref(),
                 admission: &admission,
                 rules: &rules,
                 held,
@@ -271,7 +271,7 @@ impl<W: World> Executor<W> {
         let ordered = Qualities::ordered(&order.policies, order.period);
         let minted = match self.world.mint(&order).await {
             Ok(minted) => minted,
-            Err(error) if error.is_refusal() => {
+            Err(error) if error.refuses_order() => {
                 *hand = Hand::Empty;
                 let role = &intent.grant.token_role;
                 let message = format!(
@@ -282,11 +282,11 @@ impl<W: World> Executor<W> {
                     .write(request, self.draft(request).denied(&Why::new(Reason::VaultRefused, message)), Go::On)
                     .await;
             }
-            Err(error) if error.had_no_effect() => return self.wait(request, &vault_why(&error)).await,
+            Err(error) if error.had_no_effect() => return self.wait(request, &error.why()).await,
             Err(error) => {
                 // Whether a token came of it is unknown: this attempt is over, the next one is another.
                 *hand = Hand::Empty;
-                let unclear = self.draft(request).unclear(&vault_why(&error));
+                let unclear = self.draft(request).unclear(&error.why());
                 return self.write(request, unclear, Go::Retry).await;
             }
         };
@@ -327,7 +327,7 @@ impl<W: World> Executor<W> {
                 }
             }
             Err(error) => {
-                let not_renewed = self.draft(request).not_renewed(&vault_why(&error));
+                let not_renewed = self.draft(request).not_renewed(&error.why());
                 self.write(request, not_renewed, Go::Retry).await
             }
         }
@@ -356,7 +356,7 @@ impl<W: World> Executor<W> {
     }
 
     async fn not_revoked(&self, request: &VaultTokenRequest, error: &vault::Error) -> Result<Progress, cluster::Error> {
-        self.write(request, self.draft(request).not_revoked(&vault_why(error)), Go::Retry).await
+        self.write(request, self.draft(request).not_revoked(&error.why()), Go::Retry).await
     }
 
     pub(super) async fn wait(&self, request: &VaultTokenRequest, why: &Why) -> Result<Progress, cluster::Error> {
@@ -416,8 +416,4 @@ impl<W: World> Executor<W> {
             meta: meta.into_iter().map(|(k, v)| (k.to_owned(), v.unwrap_or_default())).collect::<HashMap<_, _>>(),
         }
     }
-}
-
-pub(super) fn vault_why(error: &vault::Error) -> Why {
-    Why::new(error.reason(), one_line(&error.to_string()))
 }

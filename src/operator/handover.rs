@@ -1,6 +1,6 @@
 //! The way of a recorded token to its init container: checked, sealed, handed over, and what is said of it (rules 4 and 5).
 
-use super::execute::{Executor, Go, Progress, vault_why};
+use super::execute::{Executor, Go, Progress};
 use super::world::{Alarm, World};
 use crate::api::{Reason, VaultTokenRequest};
 use crate::cluster;
@@ -118,7 +118,7 @@ impl<W: World> Executor<W> {
                 return self.not_taken(request, &why).await;
             }
             Ok(None) => {}
-            Err(error) => return self.not_taken(request, &vault_why(&error)).await,
+            Err(error) => return self.not_taken(request, &error.why()).await,
         }
         let accessor = recorded(status.and_then(|status| status.token_accessor.as_ref()));
         match self.world.look_up(&accessor).await {
@@ -130,7 +130,7 @@ impl<W: World> Executor<W> {
                     .abandon(request, hand, "the wrapping token was used by somebody else, and its token is gone")
                     .await;
             }
-            Err(error) => return self.not_taken(request, &vault_why(&error)).await,
+            Err(error) => return self.not_taken(request, &error.why()).await,
         }
         self.world.alarm(request, Alarm::Compromised);
         let message = format!(
@@ -167,7 +167,7 @@ impl<W: World> Executor<W> {
                 }
             },
             Ok(None) => self.abandon(request, hand, "Vault does not know the token any more").await,
-            Err(error) => self.wait(request, &vault_why(&error)).await,
+            Err(error) => self.wait(request, &error.why()).await,
         }
     }
 

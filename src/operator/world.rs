@@ -14,6 +14,7 @@ use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
 use crate::domain::announcement::Announcement;
+use crate::domain::grant::Why;
 use crate::domain::pod::Observation;
 use crate::domain::rules::Rules;
 use crate::domain::tenure::granted;
@@ -35,7 +36,7 @@ pub trait World: Send + Sync {
     fn now(&self) -> Timestamp;
 
     /// Why Vault cannot be asked at the moment, if that is known.
-    fn vault_away(&self) -> Option<String>;
+    fn vault_away(&self) -> Option<Why>;
 
     /// Whether the API server checks who creates requests.
     fn admission(&self) -> Admission;
@@ -168,8 +169,8 @@ impl World for Live {
         Timestamp::now()
     }
 
-    fn vault_away(&self) -> Option<String> {
-        self.tokens.away()
+    fn vault_away(&self) -> Option<Why> {
+        self.tokens.away().as_ref().map(vault::Error::why)
     }
 
     fn admission(&self) -> Admission {

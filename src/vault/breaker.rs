@@ -53,7 +53,7 @@ async fn mend(breaker: Breaker, connection: Connection, session: Session) {
                     breaker.0.send_modify(|open| *open = Some(error.to_string()));
                 }
                 // Without a login there is nobody to ask as; the session finds out by itself.
-                Err(Error::NotLoggedIn(_)) => failures += 1,
+                Err(Error::NotLoggedIn { .. }) => failures += 1,
                 Ok(()) | Err(_) => break,
             }
             tokio::time::sleep(PROBE.after(failures, rand::random())).await;

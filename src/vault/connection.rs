@@ -247,7 +247,7 @@ impl Connection {
         }
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.expose_secret())
-                .map_err(|_| Error::NotLoggedIn("the token has characters that no Vault token has".to_owned()))?;
+                .map_err(|_| Error::not_logged_in("the token has characters that no Vault token has"))?;
             value.set_sensitive(true);
             headers.insert(HeaderName::from_static("x-vault-token"), value);
         }

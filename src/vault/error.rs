@@ -1,9 +1,27 @@
 //! What can go wrong between the operator and Vault. No variant ever holds a token, or text that could.
 
 use crate::api::Reason;
+use crate::domain::grant::Why;
+use crate::text::one_line;
 
 /// What stands for Vault's words where an answer has none: it may come from a proxy.
 pub const WORDLESS: &str = "no further words";
+
+/// Vault's words where it refuses to make a token, before it has done anything. Other answers of the same status, 400, come where its
+/// storage fails in the midst: a server that loses its leadership says `failed to persist entry: leadership lost while committing log`, and
+/// the token may be there.
+const REFUSED_ORDERS: [&str; 7] = [
+    "must be subset of",
+    "is disallowed by this role",
+    "unknown role",
+    "cannot assign policy",
+    "root or sudo privileges required",
+    "root tokens may not be created",
+    "batch tokens cannot",
+];
+
+/// Vault's words for a wrapping token that was used, has expired, or never was.
+const INVALID_WRAPPING_TOKEN: &str = "wrapping token is not valid or does not exist";
 
 /// A call to Vault that did not end well.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,19 +63,25 @@ pub enum Error {
     #[error("Vault's answer cannot be used: {0}")]
     Malformed(&'static str),
     /// The operator holds no valid Vault token at the moment.
-    #[error("not logged in to Vault: {0}")]
-    NotLoggedIn(String),
+    #[error("not logged in to Vault: {cause}")]
+    NotLoggedIn {
+        /// What the last login failed of.
+        cause: String,
+        /// Whether Vault itself refused it.
+        refused: bool,
+    },
 }
 
 impl Error {
-    /// Whether the call certainly had no effect, so that it may be made again as if it had never been made.
+    /// Whether the call certainly had no effect, so that it may be made again as if it had never been made. Of an order that Vault
+    /// refuses, see [`Error::refuses_order`].
     pub fn had_no_effect(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotLoggedIn(_) | Self::Forbidden { .. } | Self::Away(_) => true,
+            Self::Unreachable { .. } | Self::NotLoggedIn { .. } | Self::Forbidden { .. } | Self::Away(_) => true,
             // 503: sealed or standby; 429: over a quota. Vault says these before it does anything, and says why; a proxy says the
             // like of an answer that it lost.
             Self::Answered { status, messages } => {
-                messages != WORDLESS && ((400..500).contains(status) || *status == 503)
+                messages != WORDLESS && ((401..500).contains(status) || *status == 503)
             }
             Self::Unanswered(_) | Self::Malformed(_) | Self::Unsupported(_) => false,
         }
@@ -75,6 +99,20 @@ impl Error {
     /// Whether Vault itself refuses what was asked, so that asking again is of no use.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Answered { status: 400, .. } | Self::Unsupported(_))
+    }
+
+    /// Whether Vault refuses to make such a token, and has made none that could be of use.
+    pub fn refuses_order(&self) -> bool {
+        match self {
+            Self::Unsupported(_) => true,
+            Self::Answered { status: 400, messages } => REFUSED_ORDERS.iter().any(|words| messages.contains(words)),
+            _ => false,
+        }
+    }
+
+    /// Whether Vault says of a wrapping token that it was used, or has expired.
+    pub fn says_invalid_wrapping_token(&self) -> bool {
+        matches!(self, Self::Answered { status: 400, messages } if messages.contains(INVALID_WRAPPING_TOKEN))
     }
 
     /// Whether Vault does not accept the operator's token for what was asked.
@@ -97,13 +135,23 @@ impl Error {
         matches!(self, Self::Answered { status: 400, messages } if messages == "token not found")
     }
 
+    /// That there is no login, of which Vault is not known to have refused one.
+    pub(super) fn not_logged_in(cause: impl Into<String>) -> Self {
+        Self::NotLoggedIn { cause: cause.into(), refused: false }
+    }
+
+    /// What it makes a request wait for.
+    pub fn why(&self) -> Why {
+        Why::new(self.reason(), one_line(&self.to_string()))
+    }
+
     /// The reason that conditions and Events give for it.
     pub fn reason(&self) -> Reason {
         match self {
             _ if self.is_forbidden() => Reason::VaultForbids,
-            _ if self.is_refusal() => Reason::VaultRefused,
+            _ if self.refuses_order() => Reason::VaultRefused,
             // A missing role, mount or namespace.
-            Self::Answered { status: 404, .. } => Reason::VaultForbids,
+            Self::Answered { status: 404, .. } | Self::NotLoggedIn { refused: true, .. } => Reason::VaultForbids,
             _ => Reason::VaultUnavailable,
         }
     }
@@ -131,22 +179,43 @@ mod tests {
         for error in [answered(500), answered(503), answered(429), Error::Unanswered(String::new())] {
             assert!(error.is_outage(), "{error}");
         }
-        for error in [answered(400), answered(404), Error::NotLoggedIn(String::new()), Error::Away(String::new())] {
+        for error in [answered(400), answered(404), Error::not_logged_in(""), Error::Away(String::new())] {
             assert!(!error.is_outage(), "{error}");
         }
     }
 
     #[test]
+    fn a_login_that_vault_refused_is_no_outage() {
+        let refused = Error::NotLoggedIn { cause: String::new(), refused: true };
+        assert_eq!(refused.reason(), Reason::VaultForbids);
+        assert_eq!(Error::not_logged_in("").reason(), Reason::VaultUnavailable);
+    }
+
+    #[test]
+    fn rule_2_a_storage_that_fails_refuses_nothing() {
+        let answered = |messages: &str| Error::Answered { status: 400, messages: messages.to_owned() };
+        let storage = answered("failed to persist accessor index entry: leadership lost while committing log");
+        assert!(!storage.refuses_order() && !storage.had_no_effect() && !storage.says_invalid_wrapping_token());
+        assert_eq!(storage.reason(), Reason::VaultUnavailable);
+        let refusal = answered("token policy \"root\" is disallowed by this role");
+        assert!(refusal.refuses_order());
+        assert_eq!(refusal.reason(), Reason::VaultRefused);
+        assert!(answered("wrapping token is not valid or does not exist").says_invalid_wrapping_token());
+    }
+
+    #[test]
     fn rule_2_an_unclear_answer_may_have_had_an_effect() {
         let answered = |status| Error::Answered { status, messages: String::new() };
-        for error in [answered(500), answered(502), Error::Unanswered(String::new()), Error::Malformed("")] {
+        for error in
+            [answered(400), answered(500), answered(502), Error::Unanswered(String::new()), Error::Malformed("")]
+        {
             assert!(!error.had_no_effect(), "{error}");
         }
         for status in [408, 429, 503] {
             let error = Error::Answered { status, messages: WORDLESS.to_owned() };
             assert!(!error.had_no_effect(), "a proxy's {status}");
         }
-        for error in [answered(400), answered(429), answered(503), Error::NotLoggedIn(String::new())] {
+        for error in [answered(404), answered(429), answered(503), Error::not_logged_in("")] {
             assert!(error.had_no_effect(), "{error}");
         }
     }

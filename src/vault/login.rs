@@ -207,9 +207,9 @@ impl Connection {
 async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
     let text = tokio::fs::read_to_string(path)
         .await
-        .map_err(|error| Error::NotLoggedIn(format!("cannot read {what} from {}: {error}", path.display())))?;
+        .map_err(|error| Error::not_logged_in(format!("cannot read {what} from {}: {error}", path.display())))?;
     match text.trim() {
-        "" => Err(Error::NotLoggedIn(format!("{what} in {} is empty", path.display()))),
+        "" => Err(Error::not_logged_in(format!("{what} in {} is empty", path.display()))),
         secret => Ok(secret.to_owned().into()),
     }
 }

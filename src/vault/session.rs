@@ -4,6 +4,7 @@
 use super::connection::Connection;
 use super::error::Error;
 use super::login::{Lease, Login};
+use crate::api::Reason;
 use crate::domain::backoff::Backoff;
 use secrecy::SecretString;
 use std::sync::Arc;
@@ -26,14 +27,14 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The present login: what calls use, and the word that something is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Session {
-    token: watch::Receiver<Result<SecretString, String>>,
+    token: watch::Receiver<Result<SecretString, Error>>,
     doubt: Arc<Notify>,
 }
 
 impl Session {
     /// Starts the task that keeps the login. It ends when the last [`Session`] is dropped.
     pub fn start(connection: Connection, login: Login) -> Self {
-        let (sender, token) = watch::channel(Err("the first login is under way".to_owned()));
+        let (sender, token) = watch::channel(Err(Error::not_logged_in("the first login is under way")));
         let doubt = Arc::new(Notify::new());
         tokio::spawn(keep(connection, login, sender, doubt.clone()));
         Self { token, doubt }
@@ -45,9 +46,9 @@ impl Session {
     /// [`Error::NotLoggedIn`], with what the last login failed of.
     pub fn token(&self) -> Result<SecretString, Error> {
         if self.token.has_changed().is_err() {
-            return Err(Error::NotLoggedIn("the task that keeps the login has ended".to_owned()));
+            return Err(Error::not_logged_in("the task that keeps the login has ended"));
         }
-        self.token.borrow().clone().map_err(Error::NotLoggedIn)
+        self.token.borrow().clone()
     }
 
     /// Waits until there is a login that was not there at the last call, or that was renewed or lost since.
@@ -68,7 +69,7 @@ impl Session {
 async fn keep(
     connection: Connection,
     login: Login,
-    sender: watch::Sender<Result<SecretString, String>>,
+    sender: watch::Sender<Result<SecretString, Error>>,
     doubt: Arc<Notify>,
 ) {
     let mut failures = 0;
@@ -85,9 +86,10 @@ async fn keep(
             }
             Err(error) => {
                 failures += 1;
-                let message = format!("{} failed: {error}", login.describe());
-                tracing::error!(error = %message, failures, "cannot log in to Vault");
-                offer(&sender, Err(message));
+                let cause = format!("{} failed: {error}", login.describe());
+                tracing::error!(error = cause, failures, "cannot log in to Vault");
+                let refused = error.is_refusal() || error.reason() == Reason::VaultForbids;
+                offer(&sender, Err(Error::NotLoggedIn { cause, refused }));
             }
         }
         tokio::select! {
@@ -102,7 +104,7 @@ async fn hold(
     connection: &Connection,
     login: &Login,
     mut lease: Lease,
-    sender: &watch::Sender<Result<SecretString, String>>,
+    sender: &watch::Sender<Result<SecretString, Error>>,
     doubt: &Notify,
 ) -> String {
     let mut ends = Instant::now() + life(&lease);
@@ -156,6 +158,6 @@ fn life(lease: &Lease) -> Duration {
     if lease.ttl.is_zero() { LONGEST } else { lease.ttl.min(LONGEST) }
 }
 
-fn offer(sender: &watch::Sender<Result<SecretString, String>>, token: Result<SecretString, String>) {
+fn offer(sender: &watch::Sender<Result<SecretString, Error>>, token: Result<SecretString, Error>) {
     sender.send_modify(|current| *current = token);
 }

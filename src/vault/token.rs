@@ -179,8 +179,8 @@ impl TokenStore {
     }
 
     /// Why no call can be made at the moment, if none can.
-    pub fn away(&self) -> Option<String> {
-        self.breaker.open().or_else(|| self.session.token().err().map(|error| error.to_string()))
+    pub fn away(&self) -> Option<Error> {
+        self.breaker.open().map(Error::Away).or_else(|| self.session.token().err())
     }
 
     /// Makes a wrapped token. The token inside never comes back, only its accessor.

@@ -73,7 +73,7 @@ impl Connection {
     /// Looks a wrapping token up; it stays unused.
     ///
     /// # Errors
-    /// [`Error::is_refusal`] when it was used already, or has expired.
+    /// [`Error::says_invalid_wrapping_token`] when it was used already, or has expired.
     pub async fn look_up_wrapping(&self, token: &SecretString) -> Result<WrappingInfo, Error> {
         let call = WrappingLookupRequest { token: token.expose_secret().to_owned() };
         self.call(&call, None, None).await?.wrapping_info()
@@ -82,7 +82,7 @@ impl Connection {
     /// Opens a wrapping token, which uses it up.
     ///
     /// # Errors
-    /// [`Error::is_refusal`] when it was used already, or has expired.
+    /// [`Error::says_invalid_wrapping_token`] when it was used already, or has expired.
     pub async fn unwrap(&self, token: &SecretString) -> Result<Unwrapped, Error> {
         // The wrapping token authenticates the call itself, and needs no other.
         self.call(&UnwrapRequest { token: None }, Some(token), None).await?.unwrapped()

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
-use vault_token_operator::api::{VaultTokenRequest, VaultTokenRequestStatus};
+use vault_token_operator::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use vault_token_operator::cluster;
 use vault_token_operator::domain::address::PodNetworks;
 use vault_token_operator::domain::admission::Admission;
-use vault_token_operator::domain::grant::Limits;
+use vault_token_operator::domain::grant::{Limits, Why};
 use vault_token_operator::domain::pod::Observation;
 use vault_token_operator::domain::rules::{Rule, Rules};
 use vault_token_operator::domain::token::Minted;
@@ -129,8 +129,8 @@ impl World for SimWorld {
         self.model().now
     }
 
-    fn vault_away(&self) -> Option<String> {
-        self.model().away.then(|| "sealed".to_owned())
+    fn vault_away(&self) -> Option<Why> {
+        self.model().away.then(|| Why::new(Reason::VaultUnavailable, "sealed"))
     }
 
     fn admission(&self) -> Admission {

@@ -43,9 +43,15 @@ async fn the_kill_switch_takes_every_token_and_makes_no_more() {
     let init = cluster.init(&late).await;
     cluster.until_described("pod", "late", &namespace, "VaultForbids").await;
     cluster.until_healthy("not logged in to Vault").await;
+    // Those that come when there is no login are told the like.
+    let later = cluster.pod(&PodSpec::new(&namespace, "later", "shop-read", "1h")).await;
+    let later_init = cluster.init(&later).await;
+    cluster.until_described("pod", "later", &namespace, "VaultForbids").await;
     assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);
     // And back.
     cluster.system.tell_vault_again().await.expect("told");
-    cluster.ended_well(&late, &init).await;
-    assert!(cluster.accepts(&token_of(&late)).await);
+    for (pod, init) in [(&late, &init), (&later, &later_init)] {
+        cluster.ended_well(pod, init).await;
+        assert!(cluster.accepts(&token_of(pod)).await);
+    }
 }

@@ -25,6 +25,7 @@ mod push;
 mod rights;
 mod sealed;
 mod secrecy;
+mod standby;
 mod stranger;
 mod support;
 mod sweep;

@@ -156,7 +156,7 @@ async fn a_login_that_may_not_ask_is_no_worse_for_it() {
     let namespace = cluster.namespace("hidden-rights").await;
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     assert_eq!(said(cluster, "INFO", "Vault does not tell").len(), 1);
-    assert_eq!(said(cluster, "INFO", "logged in to Vault").len(), 1, "it is no reason to log in anew");
+    assert_eq!(said(cluster, "INFO", "logged in to Vault").len(), 1, "{}", cluster.operator_said());
     let metrics = cluster.system.operator_metrics().await.expect("an answer").expect("an operator");
     assert!(!metrics.contains("vault_rights{"), "{metrics}");
     cluster.system.tell_vault_again().await.expect("told");

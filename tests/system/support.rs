@@ -167,7 +167,7 @@ impl Cluster {
     }
 
     /// What the present operator wrote that is worth a person's time.
-    fn operator_said(&self) -> String {
+    pub fn operator_said(&self) -> String {
         let log = self.system.operator_logs().pop().and_then(|log| std::fs::read_to_string(log).ok());
         important(&log.unwrap_or_default())
     }

@@ -12,6 +12,7 @@ use crate::settings::VaultKind;
 /// A written configuration, and what others need to know of it.
 #[derive(Debug)]
 pub(super) struct Config {
+    folder: PathBuf,
     path: PathBuf,
     address: String,
     strict_address: String,
@@ -20,7 +21,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Writes it, in JSON, which both kinds read as they read HCL.
+    /// Writes it, in JSON, which both kinds read as they read HCL. `other` is a server of the same Vault.
     pub(super) fn write(
         folder: &Path,
         kind: VaultKind,
@@ -28,13 +29,16 @@ impl Config {
         ca: &CaCertificate,
         host: Ipv4Addr,
         [port, cluster_port, strict_port, strict_cluster_port]: [u16; 4],
+        other: Option<&Self>,
     ) -> Result<Self, Error> {
         let this = Self {
+            folder: folder.to_owned(),
             path: folder.join("config.json"),
             address: format!("https://{host}:{port}"),
             strict_address: format!("https://{host}:{strict_port}"),
-            audit_log: folder.join("audit.log"),
-            plugins: folder.join("plugins"),
+            // What the storage says of these holds for all servers of a Vault.
+            audit_log: other.map_or_else(|| folder.join("audit.log"), |other| other.audit_log.clone()),
+            plugins: other.map_or_else(|| folder.join("plugins"), |other| other.plugins.clone()),
         };
         let data = folder.join("data");
         for folder in [&data, &this.plugins] {
@@ -56,7 +60,7 @@ impl Config {
             "cluster_addr": format!("https://{host}:{cluster_port}"),
             "listener": [{ "tcp": listener(port, cluster_port) }, { "tcp": strict }],
             // On disk, so that data outlive a kill. The multiplier makes it elect itself in one second, not in five.
-            "storage": { "raft": { "path": data, "node_id": "testbed", "performance_multiplier": "1" } },
+            "storage": { "raft": { "path": data, "node_id": this.address, "performance_multiplier": "1" } },
             "plugin_directory": this.plugins,
         });
         match kind {
@@ -70,6 +74,11 @@ impl Config {
 
     fn declared_audit_log(&self) -> Value {
         json!([{ "type": "file", "path": "file", "options": { "file_path": self.audit_log } }])
+    }
+
+    /// Where all of the server's files are.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -64,7 +64,6 @@ impl Binaries {
 #[derive(Debug)]
 pub struct VaultServer {
     binaries: Binaries,
-    folder: PathBuf,
     config: Config,
     api: Api,
     ca_path: PathBuf,
@@ -73,7 +72,7 @@ pub struct VaultServer {
 }
 
 /// What initialising a Vault gives, in types that no format string prints.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Keys {
     root_token: SecretString,
     unseal_key: SecretString,
@@ -82,27 +81,39 @@ struct Keys {
 impl VaultServer {
     /// Starts it, initialises it with one key share, unseals it, turns its audit log on, and waits until it is active.
     pub async fn start(run: &Run, binaries: &Binaries) -> Result<Self, Error> {
-        let folder = run.folder("vault")?;
-        let server = run.pki().issue("vault", Usage::Server(&["vault", "vault.vault.svc"]))?;
-        let mut attempt = 1;
-        let (config, api, process) = loop {
-            let config =
-                Config::write(&folder, binaries.kind(), &server, run.pki().ca(), run.address(), port::free()?)?;
-            let api = Api::new(config.address(), run.pki().ca())?;
-            let process = spawn(binaries, &folder, &config)?;
-            match wait_until_listening(&process, &api).await {
-                Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
-                Err(error) => return Err(error),
-                Ok(()) => break (config, api, process),
-            }
-        };
-        let keys = initialise(&api).await?;
-        let ca_path = run.pki().ca().path.clone();
-        let process = Mutex::new(Arc::new(process));
-        let this = Self { binaries: binaries.clone(), folder, config, api, ca_path, process, keys };
+        let (config, process) = launch(run, binaries, "vault", None).await?;
+        let keys = initialise(&Api::new(config.address(), run.pki().ca())?).await?;
+        let this = Self::new(run, binaries, config, process, keys)?;
         this.unseal().await?;
         this.enable_audit_log().await?;
         Ok(this)
+    }
+
+    /// Starts a second server of the same Vault, and waits until it can take over: without both, none is active.
+    pub async fn join(&self, run: &Run) -> Result<Self, Error> {
+        let (config, process) = launch(run, &self.binaries, "vault-standby", Some(&self.config)).await?;
+        let this = Self::new(run, &self.binaries, config, process, self.keys.clone())?;
+        // After ten seconds otherwise.
+        let votes_soon = json!({ "server_stabilization_time": "1s" });
+        self.must(Method::PUT, "sys/storage/raft/autopilot/configuration", Some(&votes_soon)).await?;
+        let active = json!({ "leader_api_addr": self.address(), "leader_ca_cert": run.pki().ca().pem });
+        this.api.must(None, Method::PUT, "sys/storage/raft/join", Some(&active)).await?;
+        this.unseal().await?;
+        let voters = async || {
+            let raft = self.must(Method::GET, "sys/storage/raft/configuration", None).await;
+            let raft = raft.map_err(|error| format!("{error:?}"))?;
+            let servers = raft["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
+            let votes = servers.iter().filter(|server| server["voter"] == json!(true)).count();
+            if votes == 2 { Ok(()) } else { Err(format!("{votes} of 2 servers vote: {servers:?}")) }
+        };
+        this.process().wait_until_ready(START_LIMIT, voters).await?;
+        Ok(this)
+    }
+
+    fn new(run: &Run, binaries: &Binaries, config: Config, process: Process, keys: Keys) -> Result<Self, Error> {
+        let api = Api::new(config.address(), run.pki().ca())?;
+        let (binaries, ca_path) = (binaries.clone(), run.pki().ca().path.clone());
+        Ok(Self { binaries, config, api, ca_path, process: Mutex::new(Arc::new(process)), keys })
     }
 
     /// Which of the two kinds it is.
@@ -204,12 +215,25 @@ impl VaultServer {
         self.must(Method::PUT, "sys/seal", None).await.map(drop)
     }
 
-    /// Unseals it, and waits until it is active.
+    /// Unseals it, and waits until it, or another server of its Vault, is active.
     pub async fn unseal(&self) -> Result<(), Error> {
         let key = json!({ "key": self.keys.unseal_key.expose_secret() });
         self.api.must(None, Method::PUT, "sys/unseal", Some(&key)).await?;
-        let active = || self.health_is(&[StatusCode::OK]);
-        self.process().wait_until_ready(START_LIMIT, active).await
+        self.process().wait_until_ready(START_LIMIT, || self.serves()).await
+    }
+
+    async fn serves(&self) -> Result<(), String> {
+        let Err(health) = health_is(&self.api, &[StatusCode::OK]).await else { return Ok(()) };
+        match self.request_as(None, Method::GET, "sys/leader", None).await {
+            Ok((_, leader)) if leader["is_self"] == json!(false) && leader["leader_address"] != json!("") => Ok(()),
+            Ok((_, leader)) => Err(format!("{health}; its leader is {leader}")),
+            Err(error) => Err(format!("{health}; {error:?}")),
+        }
+    }
+
+    /// Whether it is the active server of its Vault.
+    pub async fn is_active(&self) -> bool {
+        health_is(&self.api, &[StatusCode::OK]).await.is_ok()
     }
 
     /// Kills it, as a machine's end would.
@@ -229,7 +253,7 @@ impl VaultServer {
 
     /// Starts it after [`VaultServer::kill`], on the same port and the same data, and unseals it.
     pub async fn start_again(&self) -> Result<(), Error> {
-        let process = Arc::new(spawn(&self.binaries, &self.folder, &self.config)?);
+        let process = Arc::new(spawn(&self.binaries, &self.config)?);
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&process);
         wait_until_listening(&process, &self.api).await?;
         self.unseal().await
@@ -244,10 +268,6 @@ impl VaultServer {
         Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn health_is(&self, wanted: &[StatusCode]) -> Result<(), String> {
-        health_is(&self.api, wanted).await
-    }
-
     /// OpenBao takes audit logs from its configuration only.
     async fn enable_audit_log(&self) -> Result<(), Error> {
         match self.kind() {
@@ -260,10 +280,31 @@ impl VaultServer {
     }
 }
 
-fn spawn(binaries: &Binaries, folder: &Path, config: &Config) -> Result<Process, Error> {
-    let mut command = process::clean_command(binaries.server(), folder)?;
+/// Starts a server, on ports that are free, and waits until it listens.
+async fn launch(
+    run: &Run,
+    binaries: &Binaries,
+    name: &str,
+    other: Option<&Config>,
+) -> Result<(Config, Process), Error> {
+    let (pki, folder) = (run.pki(), run.folder(name)?);
+    let server = pki.issue(name, Usage::Server(&["vault", "vault.vault.svc"]))?;
+    let mut attempt = 1;
+    loop {
+        let config = Config::write(&folder, binaries.kind(), &server, pki.ca(), run.address(), port::free()?, other)?;
+        let process = spawn(binaries, &config)?;
+        match wait_until_listening(&process, &Api::new(config.address(), pki.ca())?).await {
+            Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+            Ok(()) => return Ok((config, process)),
+        }
+    }
+}
+
+fn spawn(binaries: &Binaries, config: &Config) -> Result<Process, Error> {
+    let mut command = process::clean_command(binaries.server(), config.folder())?;
     command.arg("server").arg(format!("-config={}", config.path().display()));
-    Process::spawn(binaries.kind().name(), command, &folder.join("server.log"))
+    Process::spawn(binaries.kind().name(), command, &config.folder().join("server.log"))
 }
 
 /// Until it says that it is not initialised or that it is sealed.
