@@ -59,6 +59,33 @@ async fn i4_a_request_is_made_by_the_pod_that_it_names_and_by_nobody_else() {
 }
 
 #[tokio::test]
+async fn what_breaks_the_glass_is_marked_in_the_api_servers_audit_log() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("break-glass").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let name = request_name("web", &delivered.pod.uid, 0);
+    let log = cluster.plane().audit_log();
+    let marks = || -> Vec<String> {
+        let log = std::fs::read_to_string(&log).expect("an audit log");
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line"));
+        let mark = |line: Value| line["annotations"]["vault-token-break-glass/break-glass"].as_str().map(str::to_owned);
+        lines.filter(|line| line["objectRef"]["namespace"] == namespace.as_str()).filter_map(mark).collect()
+    };
+    assert_eq!(marks(), Vec::<String>::new(), "what the pod and the operator do");
+    let remark = json!({ "metadata": { "annotations": { "example.com/looked-at": "yes" } } }).to_string();
+    for arguments in [
+        vec!["patch", "vtr", &name, "--type=merge", "-p", &remark],
+        vec!["patch", "vtr", &name, "--subresource=status", "--type=merge", "-p", r#"{"status":{"ttl":"2h"}}"#],
+        vec!["delete", "vtr", &name, "--timeout=30s"],
+    ] {
+        let said = cluster.kubectl(&[&["-n", &namespace], &arguments[..]].concat()).await;
+        assert!(said.contains("patched") || said.contains("deleted"), "{said}");
+    }
+    let mark = |operation: &str| format!("kubernetes-admin {operation} {namespace}/{name}");
+    assert_eq!(marks(), [mark("UPDATE"), mark("UPDATE"), mark("DELETE")]);
+}
+
+#[tokio::test]
 async fn i4_nobody_but_the_operator_changes_a_request_its_status_or_its_finalizer() {
     let cluster = shared().await;
     let namespace = cluster.namespace("forged-status").await;

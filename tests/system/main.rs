@@ -11,6 +11,7 @@ mod alerts;
 mod api;
 mod binding;
 mod blast;
+mod clusters;
 mod delivery;
 mod denial;
 mod end;

@@ -26,6 +26,12 @@ const SERVICE_ADDRESS: &str = "10.96.0.1";
 /// Who issues ServiceAccount tokens, by kubeadm's default.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// What is written to its audit log: who did what to the product's resources, without the objects.
+const AUDIT_POLICY: &str = r#"{
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [{ "level": "Metadata", "resources": [{ "group": "vaultproject.io" }] }]
+}"#;
+
 /// A running API server, which can be stopped and started again.
 #[derive(Debug)]
 pub(super) struct ApiServer {
@@ -52,7 +58,8 @@ impl ApiServer {
     async fn start_once(run: &Run, folder: &Path, binary: &Path, etcd: &Etcd, files: &Files) -> Result<Self, Error> {
         let [port] = port::free()?;
         let ca = run.pki().ca().clone();
-        let arguments = arguments(run.address(), port, etcd.url(), &ca.path, files);
+        crate::pki::write(&audit_policy(folder), AUDIT_POLICY)?;
+        let arguments = arguments(run.address(), port, etcd.url(), &ca.path, files, folder);
         let access = Access { url: format!("https://{}:{port}", run.address()), ca, admin: files.admin.clone() };
         let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
         let (binary, folder, token_signing) = (binary.to_owned(), folder.to_owned(), files.token_signing.clone());
@@ -63,6 +70,10 @@ impl ApiServer {
 
     pub(super) fn access(&self) -> &Access {
         &self.access
+    }
+
+    pub(super) fn audit_log(&self) -> PathBuf {
+        audit_log(&self.folder)
     }
 
     pub(super) const fn token_signing(&self) -> &KeyPairFiles {
@@ -122,7 +133,15 @@ fn spawn(binary: &Path, folder: &Path, arguments: &[String]) -> Result<Process, 
     Process::spawn("kube-apiserver", command, &folder.join("kube-apiserver.log"))
 }
 
-fn arguments(address: Ipv4Addr, port: u16, etcd: &str, ca: &Path, files: &Files) -> Vec<String> {
+fn audit_policy(folder: &Path) -> PathBuf {
+    folder.join("audit-policy.json")
+}
+
+fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit.log")
+}
+
+fn arguments(address: Ipv4Addr, port: u16, etcd: &str, ca: &Path, files: &Files, folder: &Path) -> Vec<String> {
     let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
     // The Service `kubernetes` may not lead to a loopback address, by which nothing would reach it.
     let reconciler = if address.is_loopback() { "none" } else { "lease" };
@@ -152,6 +171,8 @@ fn arguments(address: Ipv4Addr, port: u16, etcd: &str, ca: &Path, files: &Files)
         format!("--service-account-issuer={ISSUER}"),
         file("service-account-key-file", &files.token_signing.certificate),
         file("service-account-signing-key-file", &files.token_signing.key),
+        file("audit-policy-file", &audit_policy(folder)),
+        file("audit-log-path", &audit_log(folder)),
         "--profiling=false".into(),
     ]
 }

@@ -99,6 +99,11 @@ impl ControlPlane {
         &self.apiserver.access().ca.pem
     }
 
+    /// The API server's audit log: a line of JSON for each request about the product's resources.
+    pub fn audit_log(&self) -> PathBuf {
+        self.apiserver.audit_log()
+    }
+
     /// The public key that ServiceAccount tokens are verified with, as a PEM file.
     pub fn token_key_path(&self) -> &Path {
         &self.apiserver.token_signing().certificate
