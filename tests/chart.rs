@@ -254,6 +254,7 @@ async fn nothing_is_left_of_the_usual_namespace_in_another_one() {
     assert_eq!(count(&rendered), count(&chart_objects(&change).await));
     for (key, object) in &rendered {
         assert!(all("namespace", object).into_iter().all(|namespace| namespace == "elsewhere"), "{key}: {object:#}");
+        assert!(!object.to_string().contains("-n vault-token-operator"), "{key} tells of another: {object:#}");
     }
 }
 

@@ -34,6 +34,11 @@ impl Endings {
         }
     }
 
+    /// When the pod was first seen to have ended.
+    pub fn seen(&self, uid: &str) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).times.get(uid).copied()
+    }
+
     /// When the pod was first seen to have ended. It is not asked for again.
     pub fn take(&self, uid: &str) -> Option<Timestamp> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).times.remove(uid)
@@ -53,6 +58,7 @@ mod tests {
             endings.saw(&second.to_string(), at(second + 1));
         }
         assert_eq!(endings.take("0"), None);
+        assert_eq!(endings.seen("7"), Some(at(7)));
         assert_eq!(endings.take("7"), Some(at(7)));
         assert_eq!(endings.take("7"), None);
     }

@@ -117,14 +117,14 @@ impl Health {
 
     fn counted(&self) -> String {
         let edition = self.sources.rulebook.edition();
-        let (live, outliving) = self.sources.census.living();
+        let admission = self.sources.admission.borrow().clone();
         let now = Instant::now();
         self.sources.metrics.text(&Present {
             leads: self.sources.leadership.leads(),
-            admission: matches!(*self.sources.admission.borrow(), Admission::InForce { .. }),
+            admission: matches!(admission, Admission::InForce { .. }),
+            waived: matches!(admission, Admission::Waived),
             vault: self.sources.vault.away().is_none(),
-            live,
-            outliving,
+            living: self.sources.census.living(),
             ungranted: self.sources.census.count(&edition),
             held: self.sources.census.held(&edition).unwrap_or_default(),
             queue: self.turnstile.waiting(),

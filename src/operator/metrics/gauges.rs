@@ -2,6 +2,7 @@
 
 use super::{Kind, registered};
 use crate::domain::rights::Rights;
+use crate::operator::census::Living;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -14,13 +15,13 @@ pub struct Present {
     pub leads: bool,
     /// The admission policies are in force.
     pub admission: bool,
+    /// The operator was told to do without them.
+    pub waived: bool,
     /// There is a login to Vault, and Vault answers.
     pub vault: bool,
-    /// Tokens that live by what requests record.
-    pub live: usize,
-    /// Those of them whose pods have ended.
-    pub outliving: usize,
-    /// Those of them whose policies no binding grants.
+    /// What the watch shows of tokens.
+    pub living: Living,
+    /// Live tokens whose policies no binding grants.
     pub ungranted: usize,
     /// Those of these that are kept until a person has looked at it.
     pub held: usize,
@@ -37,9 +38,12 @@ pub struct Present {
 pub(super) struct Gauges {
     leader: Gauge,
     admission: Gauge,
+    waived: Gauge,
     vault: Gauge,
     live: Gauge,
     outliving: Gauge,
+    longest_outliving: Gauge,
+    compromised: Gauge,
     ungranted: Gauge,
     held: Gauge,
     queue: Gauge,
@@ -57,6 +61,11 @@ impl Gauges {
                 "admission_in_force",
                 "1 while the admission policies are as in config/ and refuse what they must; without them no tokens are made",
             ),
+            waived: registered(
+                registry,
+                "admission_waived",
+                "1 where this replica makes tokens without them, by --trust-unverified-requests",
+            ),
             vault: registered(
                 registry,
                 "vault_available",
@@ -67,6 +76,16 @@ impl Gauges {
                 registry,
                 "tokens_outliving_pods",
                 "Live tokens whose pods have ended, by what the watch shows",
+            ),
+            longest_outliving: registered(
+                registry,
+                "longest_outliving_seconds",
+                "For how long the longest of them has outlived its pod, since this replica first saw that it had ended",
+            ),
+            compromised: registered(
+                registry,
+                "requests_compromised",
+                "Requests whose wrapping tokens somebody else used, and that nobody has deleted yet",
             ),
             ungranted: registered(
                 registry,
@@ -102,20 +121,23 @@ impl Gauges {
     }
 
     pub(super) fn set(&self, present: &Present) {
-        let &Present { leads, admission, vault, live, outliving, ungranted, held, queue, silence, look } = present;
-        for (gauge, is_so) in [(&self.leader, leads), (&self.admission, admission), (&self.vault, vault)] {
+        let &Present { leads, admission, waived, vault, living, ungranted, held, queue, silence, look } = present;
+        for (gauge, is_so) in
+            [(&self.leader, leads), (&self.admission, admission), (&self.waived, waived), (&self.vault, vault)]
+        {
             gauge.set(is_so.into());
         }
         for (gauge, number) in [
-            (&self.live, live),
-            (&self.outliving, outliving),
+            (&self.live, living.tokens),
+            (&self.outliving, living.outliving),
+            (&self.compromised, living.compromised),
             (&self.ungranted, ungranted),
             (&self.held, held),
             (&self.queue, queue),
         ] {
             gauge.set(whole(number));
         }
-        for (gauge, time) in [(&self.silence, silence), (&self.look, look)] {
+        for (gauge, time) in [(&self.silence, silence), (&self.look, look), (&self.longest_outliving, living.longest)] {
             gauge.set(time.as_secs().try_into().unwrap_or(i64::MAX));
         }
     }

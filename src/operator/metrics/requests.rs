@@ -46,7 +46,7 @@ impl Requests {
             "revocation",
             "Time from when this replica first saw that a pod had ended, or first could not revoke its token, to the token's death",
         );
-        Self {
+        let metrics = Self {
             issued: registered(registry, "tokens_issued", "Tokens that were made and recorded"),
             delivered: registered(registry, "tokens_delivered", "Tokens that reached their pods"),
             revoked: registered(registry, "tokens_revoked", "Recorded tokens that are dead, by why"),
@@ -59,7 +59,14 @@ impl Requests {
             ),
             delivery,
             revocation,
+        };
+        // A counter that is not there before its first event hides that from everybody who looks for an increase.
+        for reason in Reason::ALL {
+            for family in [&metrics.revoked, &metrics.denied, &metrics.failed] {
+                family.get_or_create(&why(Some(*reason))).inc_by(0);
+            }
         }
+        metrics
     }
 
     pub(super) fn count(&self, count: Count) {
