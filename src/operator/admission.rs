@@ -66,7 +66,18 @@ impl Inspector {
         let mut changes = std::pin::pin!(futures::stream::select(policies, bindings));
         let mut last = None;
         loop {
-            match self.look(&mut last).await {
+            // The watches go on meanwhile, however long the API server takes.
+            let mut meanwhile = Vec::new();
+            let looked = {
+                let mut look = std::pin::pin!(self.look(&mut last));
+                loop {
+                    tokio::select! {
+                        looked = &mut look => break looked,
+                        Some(change) = changes.next() => meanwhile.push(change),
+                    }
+                }
+            };
+            match looked {
                 Ok(admission) => {
                     let news = *self.sender.borrow() != admission;
                     if news {
@@ -78,7 +89,8 @@ impl Inspector {
                 Err(error) => tracing::warn!(%error, "cannot look at the admission policies"),
             }
             let seen = |version: &Version| last.as_ref().is_some_and(|last| last.versions.contains(version));
-            let mut news = changes.by_ref().filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
+            let changes = futures::stream::iter(meanwhile).chain(changes.by_ref());
+            let mut news = changes.filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
             tokio::select! {
                 // Until the next look nothing is known: it may be that nobody checks who makes requests.
                 Some(_) = news.next() => {
