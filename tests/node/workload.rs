@@ -1,25 +1,15 @@
 //! Workloads after the example of `examples/shop.yaml`.
 
-use crate::cluster::{Cluster, SHELL};
+use crate::cluster::Cluster;
 use serde_json::{Value, json};
+use testbed::node::SHELL_IMAGE;
 
 /// What an app does that lives on.
 pub const SLEEPS: [&str; 2] = ["-c", "exec busybox sleep 3600"];
 
 /// A container of this name with a shell that gets these arguments.
 pub fn shell(name: &str, arguments: &[&str]) -> Value {
-    json!({ "name": name, "image": SHELL, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] })
-}
-
-/// The example, in this namespace.
-pub fn example(cluster: &Cluster, namespace: &str) -> String {
-    let path = testbed::project::root().join("examples/shop.yaml");
-    let text = std::fs::read_to_string(path).expect("the example");
-    text.replace("https://vault.vault.svc:8200", cluster.vault().address())
-        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
-        .replace("name: shop\n", &format!("name: {namespace}\n"))
-        .replace("name: shop-web\n", &format!("name: {namespace}-web\n"))
-        .replace("[shop]", &format!("[{namespace}]"))
+    json!({ "name": name, "image": SHELL_IMAGE, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] })
 }
 
 /// What the example's pod needs, with pods of a test's own.
@@ -37,7 +27,7 @@ impl Workload {
 
     /// Makes the namespace, the service account and what it may have: an administrator's part.
     pub async fn allowed(cluster: &Cluster, namespace: &str) -> Self {
-        let documents = vault_token_operator::yaml::documents(&example(cluster, namespace)).expect("YAML");
+        let documents = vault_token_operator::yaml::documents(&cluster.example(namespace)).expect("YAML");
         let (pods, others): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document["kind"] == "Pod");
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": others });
         cluster.apply(namespace, &list.to_string()).await;
@@ -48,7 +38,7 @@ impl Workload {
     pub fn template(&self, arguments: &[&str]) -> Value {
         let mut spec = self.pod["spec"].clone();
         let app = &mut spec["containers"][0];
-        app["image"] = json!(SHELL);
+        app["image"] = json!(SHELL_IMAGE);
         app["args"] = json!(arguments);
         app["env"] = json!([{ "name": "PATH", "value": "/bin" }]);
         // A shell does not hear that it is to end.

@@ -1,11 +1,12 @@
 //! The operator's own life, and Vault's.
 
 use super::{delete, ready, token, until_over};
-use crate::cluster::{Cluster, NEXT_OPERATOR};
+use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
+use testbed::node::NEXT_OPERATOR_IMAGE;
 
 pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
     // There is nothing else in it, and nothing that grows unseen.
@@ -63,7 +64,7 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
     };
     let operator = ["-n", "vault-token-operator"];
     start(0).await;
-    let image = format!("operator={NEXT_OPERATOR}");
+    let image = format!("operator={NEXT_OPERATOR_IMAGE}");
     cluster.must(&[&operator[..], &["set", "image", "deployment/vault-token-operator", &image]].concat()).await;
     start(6).await;
     cluster.roll_out().await;

@@ -2,7 +2,7 @@
 
 use super::{delete, phases, tokens, until_live, until_over};
 use crate::cluster::Cluster;
-use crate::workload::{self, SLEEPS, Workload, shell};
+use crate::workload::{SLEEPS, Workload, shell};
 use serde_json::json;
 
 /// The node itself.
@@ -30,7 +30,7 @@ pub async fn logs_exec_and_services_work(cluster: &Cluster) {
 
 /// README.md, "Try the example in your cluster".
 pub async fn the_example_gets_its_token_reads_its_secret_and_loses_it(cluster: &Cluster) {
-    cluster.apply("shop", &workload::example(cluster, "shop")).await;
+    cluster.apply("shop", &cluster.example("shop")).await;
     cluster.give_ca("shop").await;
     cluster
         .until("the app reads its secret", async || {

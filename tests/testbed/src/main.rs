@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use testbed::components::{self, Component, Origin};
-use testbed::demo::Demo;
+use testbed::demo::{self, Demo};
 use testbed::settings::Settings;
-use testbed::{Error, Testbed, report};
+use testbed::{Error, Testbed, report, world};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long an interrupted build may keep the process from ending.
@@ -63,11 +63,15 @@ enum Command {
         #[arg(long)]
         short: bool,
     },
-    /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted.
+    /// Show the whole system at work: a pod gets its token, uses it, and loses it when it is deleted. On a real node where one can
+    /// be had, which takes root; otherwise with processes in the place of containers.
     Demo {
-        /// Leave everything running afterwards, and print what clients need, until Ctrl-C
+        /// Leave everything running afterwards, with processes, and print what clients need, until Ctrl-C
         #[arg(long)]
         keep: bool,
+        /// With processes, though a node could be had
+        #[arg(long)]
+        processes: bool,
     },
     /// Run the scenarios on a real node, with the product in its images; print a line for each. Takes root.
     Node {
@@ -100,7 +104,8 @@ fn run(command: Command) -> Result<(), Error> {
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
             Command::Foreign { short } => stop.interrupts(testbed::foreign::run(short)).await,
             Command::Node { name } => stop.interrupts(testbed::suite::run("node", name)).await,
-            Command::Demo { keep } => demo(&mut stop, keep).await,
+            Command::Demo { .. } if world::cgroup().is_some() => demo::tell().await,
+            Command::Demo { keep, processes } => demo(&mut stop, keep, processes).await,
             Command::Up => up(&mut stop).await,
         }
     });
@@ -127,7 +132,16 @@ async fn print_components() -> Result<(), Error> {
     printed.unwrap_or_else(|error| Err(Error::io("could not get the components")(std::io::Error::other(error))))
 }
 
-async fn demo(stop: &mut StopSignal, keep: bool) -> Result<(), Error> {
+async fn demo(stop: &mut StopSignal, keep: bool, processes: bool) -> Result<(), Error> {
+    if !keep && !processes {
+        match demo::no_node()? {
+            None => {
+                report::line("on a real node, with real pods (--processes: without)");
+                return stop.interrupts(demo::outside()).await;
+            }
+            Some(why) => report::line(&format!("without a real node, with processes for containers: {why}")),
+        }
+    }
     let demo = stop.interrupts(Demo::start()).await?;
     let mut told = stop.interrupts(demo.tell()).await;
     if keep && told.is_ok() {

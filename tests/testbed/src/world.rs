@@ -20,7 +20,7 @@ const CGROUP_VARIABLE: &str = "TESTBED_WORLD_CGROUP";
 /// Where the kernel shows cgroups: in a folder for each controller (version 1), or in one for all.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The programs of the machine that it takes, with Debian's packages.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("hostname", "hostname"),
@@ -30,6 +30,9 @@ const PROGRAMS: [(&str, &str); 7] = [
     // What enforces NetworkPolicies.
     ("iptables", "iptables"),
     ("ipset", "ipset"),
+    // What is in it.
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 /// The cgroup for the pods of the world that this process is in, if it is in one.
@@ -37,17 +40,19 @@ pub fn cgroup() -> Option<String> {
     std::env::var(CGROUP_VARIABLE).ok()
 }
 
+/// What a world takes that is not here, in words.
+pub fn lacking() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("it takes root; run it by sudo, or in a virtual machine".to_owned());
+    }
+    let (program, package) = PROGRAMS.into_iter().find(|(program, _)| components::on_path(program).is_none())?;
+    Some(format!("there is no `{program}` on PATH; install it (Debian's package {package})"))
+}
+
 /// Runs a program in a new world to its end.
 pub async fn run(program: &Path, arguments: impl Iterator<Item = String>) -> Result<ExitStatus, Error> {
-    if !rustix::process::geteuid().is_root() {
-        let why = std::io::Error::other("it takes root; run it by sudo, or in a virtual machine");
-        return Err(Error::io("cannot make a world for a node")(why));
-    }
-    for (program, package) in PROGRAMS {
-        if components::on_path(program).is_none() {
-            let why = format!("there is no `{program}` on PATH; install it (Debian's package {package})");
-            return Err(Error::io("cannot make a world for a node")(std::io::Error::other(why)));
-        }
+    if let Some(why) = lacking() {
+        return Err(Error::io("cannot make a world for a node")(std::io::Error::other(why)));
     }
     let files = Workdir::new()?;
     let cgroups = Cgroups::new(&format!("testbed-{}", std::process::id()))?;

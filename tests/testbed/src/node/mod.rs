@@ -1,6 +1,7 @@
 //! A real node: what makes pods, places them, runs them and leads to them. It lives in a [`crate::world`], beside a control plane
 //! that listens on the node's address there.
 
+mod cluster;
 mod containers;
 mod kubelet;
 
@@ -20,8 +21,9 @@ use crate::process::{self, Process};
 use crate::run::Run;
 use crate::settings::{KubernetesVersion, Settings};
 use crate::world;
+pub use cluster::{Cluster, NEXT_OPERATOR_IMAGE, SHELL_IMAGE, prepare};
 use containers::Containerd;
-pub use containers::PAUSE_IMAGE;
+use containers::PAUSE_IMAGE;
 
 /// How long anything of it may take to be ready, on a machine that builds other things meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -43,7 +45,7 @@ pub struct Node {
 }
 
 /// Gets all components that a node and its control plane take, and says what is missing.
-pub fn obtain() -> Result<Binaries, Error> {
+fn obtain() -> Result<Binaries, Error> {
     let settings = Settings::from_env()?;
     if settings.kubernetes != KubernetesVersion::V1_37 {
         let (variable, value) = (crate::settings::KUBERNETES_VARIABLE, format!("1.{}", settings.kubernetes.minor()));

@@ -1,0 +1,162 @@
+//! A cluster with one real node, and the product installed on it as README.md says.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Node, PAUSE_IMAGE, obtain};
+use crate::bed::Testbed;
+use crate::components;
+use crate::error::Error;
+use crate::image::Image;
+use crate::project::{self, Binaries};
+use crate::system::{self, OPERATOR, must_succeed};
+use crate::vault::VaultServer;
+use crate::workdir::Workdir;
+use crate::world;
+
+/// The project's images, by the names that its manifests have for them.
+const OPERATOR_IMAGE: &str = "vault-token-operator:0.1.0";
+const EXAMPLE_IMAGE: &str = "vault-example:0.1.0";
+/// The operator's image once more, for upgrades.
+pub const NEXT_OPERATOR_IMAGE: &str = "vault-token-operator:0.1.1";
+/// An image with a shell and its commands, for apps of tests.
+pub const SHELL_IMAGE: &str = "testbed/shell:1";
+
+/// Gets and builds all that a cluster takes, while there is a way out, and says what is missing.
+pub fn prepare() -> Result<(), Error> {
+    obtain()?;
+    images().map(drop)
+}
+
+/// The images that pods are of.
+fn images() -> Result<Vec<Image>, Error> {
+    let shell = components::on_path("busybox").ok_or_else(|| {
+        let why = "there is no `busybox` on PATH; install it, statically linked (Debian's package busybox-static)";
+        Error::io("cannot make the images of tests")(std::io::Error::other(why))
+    })?;
+    let folder = Workdir::new()?;
+    let binaries = Binaries::build_for_images(folder.path())?;
+    let here = |name: &str| match name {
+        "vault-token-operator" => Some(binaries.operator.clone()),
+        "vault-example" => Some(binaries.example.clone()),
+        _ => None,
+    };
+    let operator = Image::of_dockerfile(OPERATOR_IMAGE, None, here)?;
+    let example = Image::of_dockerfile(EXAMPLE_IMAGE, Some("example"), here)?;
+    let of_shell = |name: &str, command: &[&str]| Image {
+        name: name.to_owned(),
+        files: vec![(shell.clone(), "/bin/busybox".to_owned()), (shell.clone(), "/bin/sh".to_owned())],
+        entrypoint: command.iter().map(|word| (*word).to_owned()).collect(),
+        user: "65534:65534".to_owned(),
+    };
+    let pause = of_shell(PAUSE_IMAGE, &["/bin/busybox", "sleep", "2147483647"]);
+    let next = Image { name: NEXT_OPERATOR_IMAGE.to_owned(), ..operator.clone() };
+    Ok(vec![operator, next, example, pause, of_shell(SHELL_IMAGE, &["/bin/sh"])])
+}
+
+/// The cluster and its Vault.
+#[derive(Debug)]
+pub struct Cluster {
+    // What is used ends after what uses it.
+    node: Node,
+    testbed: Testbed,
+    /// Of the operator's image, in bytes.
+    image_size: u64,
+}
+
+impl Cluster {
+    /// Starts it in the world that this process is in, with Vault told what `config/vault/` says.
+    pub async fn start() -> Result<Self, Error> {
+        let testbed = Testbed::start_on(world::ADDRESS).await?;
+        let blocking = tokio::task::spawn_blocking(|| Ok::<_, Error>((obtain()?, images()?)));
+        let (binaries, images) =
+            blocking.await.map_err(|error| Error::io("could not build")(std::io::Error::other(error)))??;
+        let node = Node::start(testbed.run(), testbed.control_plane(), &binaries).await?;
+        for image in &images {
+            node.import(image).await?;
+        }
+        system::prepare_vault(&testbed).await?;
+        let operator = images.iter().find(|image| image.name == OPERATOR_IMAGE);
+        let image_size = operator.map_or(Ok(0), Image::size)?;
+        Ok(Self { node, testbed, image_size })
+    }
+
+    /// README.md, "Install it in a cluster", steps 3 and 4, and "Injection".
+    pub async fn install(&self) -> Result<(), Error> {
+        let folder = self.installation()?;
+        let address = self.vault().address();
+        let ca = self.vault().ca_path();
+        let authority = std::fs::read_to_string(ca).map_err(Error::path("could not read", ca))?;
+        let given = json!({ "image": OPERATOR_IMAGE, "VAULT_ADDR": address, "ca.crt": authority }).to_string();
+        let given = json!([{ "op": "replace", "path": "/spec/variables/0/expression", "value": given }]);
+        let kustomization = json!({
+            "resources": [project::path_from(&folder, "config")?],
+            "components": [project::path_from(&folder, "config/injection")?],
+            "configMapGenerator": [{
+                "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
+                "literals": ["VTO_CLUSTER=main", format!("VAULT_ADDR={address}")],
+            }],
+            "patches": [{
+                "target": { "kind": "MutatingAdmissionPolicy", "name": "vault-token-injection" },
+                "patch": given.to_string(),
+            }],
+        });
+        let file = folder.join("kustomization.yaml");
+        std::fs::write(&file, kustomization.to_string()).map_err(Error::path("could not write", &file))?;
+        let crds = project::root().join("crds");
+        self.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).await?;
+        self.kubectl(&["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
+        self.give_ca(OPERATOR).await?;
+        self.roll_out().await
+    }
+
+    /// What was applied then.
+    pub fn installation(&self) -> Result<PathBuf, Error> {
+        self.testbed.run().folder("install")
+    }
+
+    /// The ConfigMap with the authority of Vault's certificate.
+    pub async fn give_ca(&self, namespace: &str) -> Result<(), Error> {
+        let file = format!("--from-file=ca.crt={}", self.vault().ca_path().display());
+        self.kubectl(&["-n", namespace, "create", "configmap", "vault-ca", &file]).await.map(drop)
+    }
+
+    /// Waits until all of the operator's replicas are as they should be.
+    pub async fn roll_out(&self) -> Result<(), Error> {
+        let deployment = format!("deployment/{OPERATOR}");
+        self.kubectl(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=90s"]).await.map(drop)
+    }
+
+    /// `examples/shop.yaml` for this Vault.
+    pub fn example(&self) -> Result<String, Error> {
+        let path = project::root().join("examples/shop.yaml");
+        let text = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
+        Ok(text.replace("https://vault.vault.svc:8200", self.vault().address()))
+    }
+
+    /// Runs kubectl as an administrator, which has to succeed; gives what it printed.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, Error> {
+        must_succeed(self.testbed.control_plane().kubectl(arguments).await?, "kubectl")
+    }
+
+    /// The size of the operator's image, in bytes.
+    pub const fn image_size(&self) -> u64 {
+        self.image_size
+    }
+
+    /// The node.
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What the node stands on.
+    pub const fn testbed(&self) -> &Testbed {
+        &self.testbed
+    }
+
+    /// The Vault.
+    pub const fn vault(&self) -> &VaultServer {
+        self.testbed.vault()
+    }
+}
