@@ -232,6 +232,17 @@ async fn a_wrong_value_is_refused_in_words() {
     }
 }
 
+#[tokio::test]
+async fn injection_into_an_older_cluster_is_refused_in_words() {
+    for (version, works) in [("v1.33.5", false), ("v1.36.0-eks-1", true), ("v1.36.0", true)] {
+        let values = values(&json!({ "injection": { "enabled": true, "caCert": AUTHORITY } }));
+        let output = helm(&["template", NAME, &chart(), "--kube-version", version, "--set-json", &values]).await;
+        assert_eq!(output.status.success(), works, "{version}: {}", output.stderr);
+        let told = output.stderr.contains("injection takes Kubernetes 1.36 or newer, and this is v1.33.5");
+        assert_eq!(told, !works, "{version}: {}", output.stderr);
+    }
+}
+
 /// All values of keys of this name, however deep.
 fn all<'a>(name: &str, value: &'a Value) -> Vec<&'a Value> {
     match value {

@@ -77,6 +77,7 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
         assert!(applied.contains("no matches for kind \"MutatingAdmissionPolicy\""), "{applied}");
         return;
     }
+    assert_eq!(applied.matches("serverside-applied").count(), 6, "{applied}");
 
     // Nobody has said yet what is to be injected: the pods that want it are told, and no others are concerned.
     until(cluster, &namespace, refused("nothing was injected: the cluster's administrator")).await;
@@ -161,10 +162,10 @@ async fn what_is_there_is_left_alone(cluster: &Cluster, namespace: &str) {
                 ],
                 "containers": [
                     { "name": "app", "image": "app:1", "envFrom": [{ "configMapRef": { "name": "settings" } }],
-                        "volumeMounts": [{ "name": "own", "mountPath": "/etc/vault" }] },
+                        "volumeMounts": [{ "name": "own", "mountPath": "/etc/vault/" }] },
                     { "name": "other", "image": "app:1" },
                 ],
-                "volumes": [{ "name": "own", "emptyDir": {} }, { "name": "vault-token", "emptyDir": { "sizeLimit": "2Mi" } }],
+                "volumes": [{ "name": "own", "emptyDir": {} }, { "name": "vault-token", "emptyDir": { "medium": "Memory", "sizeLimit": "2Mi" } }],
             });
         }),
     )
@@ -180,7 +181,8 @@ async fn what_is_there_is_left_alone(cluster: &Cluster, namespace: &str) {
     assert_eq!(setting(migrate, "VAULT_CACERT"), None, "it may be another Vault's");
     assert!(mounted(migrate, TOKEN).is_some() && mounted(&inits(&pod)[1], TOKEN).is_some());
     let [app, other] = containers(&pod) else { panic!("two containers") };
-    assert_eq!(mounted(app, "/etc/vault"), Some(("own".into(), false)));
+    assert_eq!(mounted(app, "/etc/vault/"), Some(("own".into(), false)));
+    assert_eq!(mounted(app, "/etc/vault"), None, "it is the same place");
     assert_eq!(setting(app, "VAULT_ADDR"), None, "the ConfigMap may have one");
     assert_eq!(setting(other, "VAULT_ADDR").as_deref(), Some("https://vault:8200"));
     let volumes: Vec<_> = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
@@ -205,6 +207,8 @@ async fn what_cannot_be_injected_is_refused(cluster: &Cluster, namespace: &str) 
         })
     };
     let host = annotated(|pod| pod["spec"]["hostNetwork"] = json!(true));
+    let windows = annotated(|pod| pod["spec"]["os"] = json!({ "name": "windows" }));
+    let volume = |volume: Value| annotated(|pod| pod["spec"]["volumes"] = json!([volume]));
     // As a kubelet shows a static pod to the API server.
     let mut mirror = with("kubernetes.io/config.mirror", Some("a"));
     mirror["spec"]["nodeName"] = json!("node");
@@ -213,6 +217,9 @@ async fn what_cannot_be_injected_is_refused(cluster: &Cluster, namespace: &str) 
         (with("vaultproject.io/policies", None), "needs vaultproject.io/policies, too"),
         (mirror, "a static pod cannot have a Vault token"),
         (host, "VTO_DELIVERY=status"),
+        (windows, "is for Linux"),
+        (volume(json!({ "name": "vault-token", "emptyDir": {} })), "on no disk"),
+        (volume(json!({ "name": "vault-token", "hostPath": { "path": "/tmp" } })), "on no disk"),
     ] {
         let said = made(cluster, namespace, &pod).await.expect_err("refused");
         assert!(said.contains("vault-token-injected") && said.contains(words), "{said}");
