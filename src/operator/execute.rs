@@ -313,7 +313,9 @@ impl<W: World> Executor<W> {
             Ok(Some(expires_at)) => self.write(request, self.draft(request).renewed(expires_at), Go::On).await,
             Ok(None) => self.write(request, self.draft(request).expired(), Go::On).await,
             // An outage concerns all requests, and is told elsewhere; a hundred thousand writes would not end it sooner.
-            Err(error) if error.reason() == Reason::VaultUnavailable => Ok((request.clone(), Go::Retry)),
+            Err(error) if error.reason() == Reason::VaultUnavailable && !error.is_refusal() => {
+                Ok((request.clone(), Go::Retry))
+            }
             // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt unless
             // Vault shows the token; revoking it does no harm.
             Err(error)
