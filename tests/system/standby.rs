@@ -3,7 +3,7 @@
 use crate::support::{Cluster, LIMIT, reason, token_of};
 use reqwest::Method;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::vault::VaultServer;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
@@ -40,6 +40,7 @@ impl Pair {
         let deadline = Instant::now() + LIMIT;
         while !server.is_active().await {
             assert!(Instant::now() < deadline, "{} does not become active", server.address());
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
