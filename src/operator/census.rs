@@ -18,8 +18,8 @@ pub struct Census {
     requests: Store<VaultTokenRequest>,
     pods: LivePods,
     limit: usize,
-    last: Mutex<Option<Count>>,
-    living: Mutex<Option<(Instant, Living)>>,
+    ungranted: Fresh<u64, usize>,
+    living: Fresh<(), Living>,
 }
 
 /// What the watch shows of tokens.
@@ -35,40 +35,49 @@ pub struct Living {
     pub compromised: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Count {
-    edition: u64,
-    at: Instant,
-    number: usize,
+/// What was counted last, of what, and when.
+struct Fresh<K, V>(Mutex<Option<(K, Instant, V)>>);
+
+impl<K, V> Default for Fresh<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: PartialEq, V: Copy> Fresh<K, V> {
+    /// What was counted of the same less than [`FRESH`] ago, or what is counted now.
+    fn get(&self, of: K, count: impl FnOnce() -> V) -> V {
+        // A count is whole whatever a panicking holder of the lock was about.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((before, at, counted)) if *before == of && at.elapsed() < FRESH => *counted,
+            _ => {
+                let counted = count();
+                *last = Some((of, Instant::now(), counted));
+                counted
+            }
+        }
+    }
 }
 
 impl Census {
     /// Counts among these; more than `limit` are too many.
     pub fn new(requests: Store<VaultTokenRequest>, pods: LivePods, limit: usize) -> Self {
-        Self { requests, pods, limit, last: Mutex::default(), living: Mutex::default() }
+        Self { requests, pods, limit, ungranted: Fresh::default(), living: Fresh::default() }
     }
 
     /// What the watch shows of tokens.
     pub fn living(&self) -> Living {
-        // A count is whole whatever a panicking holder of the lock was about.
-        let mut last = self.living.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            Some((at, living)) if at.elapsed() < FRESH => living,
-            _ => {
-                let living = self.look();
-                *last = Some((Instant::now(), living));
-                living
-            }
-        }
+        self.living.get((), || self.look())
     }
 
     fn look(&self) -> Living {
-        let now = Timestamp::now();
+        let (now, endings) = (Timestamp::now(), self.pods.endings());
         let live = self.requests.state_filter(VaultTokenRequest::holds_token);
         let mut living = Living { tokens: live.len(), ..Living::default() };
         for request in live.iter().filter(|request| self.pods.lacks(&request.spec.pod_uid)) {
             living.outliving += 1;
-            let since = self.pods.endings().seen(&request.spec.pod_uid).unwrap_or(now);
+            let since = endings.seen(&request.spec.pod_uid).unwrap_or(now);
             living.longest = living.longest.max(now.duration_since(since).try_into().unwrap_or_default());
         }
         living.compromised = self.requests.state_filter(VaultTokenRequest::is_compromised).len();
@@ -82,16 +91,7 @@ impl Census {
 
     /// How many there are by these rules.
     pub fn count(&self, edition: &Edition) -> usize {
-        // A count is whole whatever a panicking holder of the lock was about.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            Some(Count { edition: of, at, number }) if of == edition.number && at.elapsed() < FRESH => number,
-            _ => {
-                let lost = |request: &VaultTokenRequest| request.holds_token() && !granted(request, &edition.rules);
-                let number = self.requests.state_filter(lost).len();
-                *last = Some(Count { edition: edition.number, at: Instant::now(), number });
-                number
-            }
-        }
+        let lost = |request: &VaultTokenRequest| request.holds_token() && !granted(request, &edition.rules);
+        self.ungranted.get(edition.number, || self.requests.state_filter(lost).len())
     }
 }

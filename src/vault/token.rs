@@ -180,7 +180,15 @@ impl TokenStore {
 
     /// Why no call can be made at the moment, if none can.
     pub fn away(&self) -> Option<Error> {
-        self.breaker.open().map(Error::Away).or_else(|| self.session.token().err())
+        self.token().err()
+    }
+
+    /// What calls are made with, while they can be made.
+    fn token(&self) -> Result<SecretString, Error> {
+        match self.breaker.open() {
+            Some(why) => Err(Error::Away(why)),
+            None => self.session.token(),
+        }
     }
 
     /// Makes a wrapped token. The token inside never comes back, only its accessor.
@@ -285,10 +293,7 @@ impl TokenStore {
 
     /// A call whose refusal says nothing of the login.
     pub(super) async fn ask<E: Endpoint>(&self, endpoint: &E, wrap_ttl: Option<Duration>) -> Result<Answer, Error> {
-        if let Some(why) = self.breaker.open() {
-            return Err(Error::Away(why));
-        }
-        let token = self.session.token()?;
+        let token = self.token()?;
         let answer = self.connection.call(endpoint, Some(&token), wrap_ttl).await;
         if let Err(error) = &answer {
             self.breaker.note(error);
