@@ -81,9 +81,9 @@ struct Keys {
 impl VaultServer {
     /// Starts it, initialises it with one key share, unseals it, turns its audit log on, and waits until it is active.
     pub async fn start(run: &Run, binaries: &Binaries) -> Result<Self, Error> {
-        let (config, process) = launch(run, binaries, "vault", None).await?;
-        let keys = initialise(&Api::new(config.address(), run.pki().ca())?).await?;
-        let this = Self::new(run, binaries, config, process, keys)?;
+        let launched = launch(run, binaries, "vault", None).await?;
+        let keys = initialise(&launched.api).await?;
+        let this = Self::new(run, binaries, launched, keys);
         this.unseal().await?;
         this.enable_audit_log().await?;
         Ok(this)
@@ -91,8 +91,8 @@ impl VaultServer {
 
     /// Starts a second server of the same Vault, and waits until it can take over: without both, none is active.
     pub async fn join(&self, run: &Run) -> Result<Self, Error> {
-        let (config, process) = launch(run, &self.binaries, "vault-standby", Some(&self.config)).await?;
-        let this = Self::new(run, &self.binaries, config, process, self.keys.clone())?;
+        let launched = launch(run, &self.binaries, "vault-standby", Some(&self.config)).await?;
+        let this = Self::new(run, &self.binaries, launched, self.keys.clone());
         // After ten seconds otherwise.
         let votes_soon = json!({ "server_stabilization_time": "1s" });
         self.must(Method::PUT, "sys/storage/raft/autopilot/configuration", Some(&votes_soon)).await?;
@@ -110,10 +110,9 @@ impl VaultServer {
         Ok(this)
     }
 
-    fn new(run: &Run, binaries: &Binaries, config: Config, process: Process, keys: Keys) -> Result<Self, Error> {
-        let api = Api::new(config.address(), run.pki().ca())?;
+    fn new(run: &Run, binaries: &Binaries, Launched { config, api, process }: Launched, keys: Keys) -> Self {
         let (binaries, ca_path) = (binaries.clone(), run.pki().ca().path.clone());
-        Ok(Self { binaries, config, api, ca_path, process: Mutex::new(Arc::new(process)), keys })
+        Self { binaries, config, api, ca_path, process: Mutex::new(Arc::new(process)), keys }
     }
 
     /// Which of the two kinds it is.
@@ -225,7 +224,12 @@ impl VaultServer {
     async fn serves(&self) -> Result<(), String> {
         let Err(health) = health_is(&self.api, &[StatusCode::OK]).await else { return Ok(()) };
         match self.request_as(None, Method::GET, "sys/leader", None).await {
-            Ok((_, leader)) if leader["is_self"] == json!(false) && leader["leader_address"] != json!("") => Ok(()),
+            // One that has just started may name itself, from before, until it leads again.
+            Ok((_, leader))
+                if leader["leader_address"].as_str().is_some_and(|at| !at.is_empty() && at != self.address()) =>
+            {
+                Ok(())
+            }
             Ok((_, leader)) => Err(format!("{health}; its leader is {leader}")),
             Err(error) => Err(format!("{health}; {error:?}")),
         }
@@ -280,23 +284,26 @@ impl VaultServer {
     }
 }
 
+/// A server that listens, and that nothing was done about yet.
+struct Launched {
+    config: Config,
+    api: Api,
+    process: Process,
+}
+
 /// Starts a server, on ports that are free, and waits until it listens.
-async fn launch(
-    run: &Run,
-    binaries: &Binaries,
-    name: &str,
-    other: Option<&Config>,
-) -> Result<(Config, Process), Error> {
+async fn launch(run: &Run, binaries: &Binaries, name: &str, other: Option<&Config>) -> Result<Launched, Error> {
     let (pki, folder) = (run.pki(), run.folder(name)?);
     let server = pki.issue(name, Usage::Server(&["vault", "vault.vault.svc"]))?;
     let mut attempt = 1;
     loop {
         let config = Config::write(&folder, binaries.kind(), &server, pki.ca(), run.address(), port::free()?, other)?;
+        let api = Api::new(config.address(), pki.ca())?;
         let process = spawn(binaries, &config)?;
-        match wait_until_listening(&process, &Api::new(config.address(), pki.ca())?).await {
+        match wait_until_listening(&process, &api).await {
             Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
-            Ok(()) => return Ok((config, process)),
+            Ok(()) => return Ok(Launched { config, api, process }),
         }
     }
 }
