@@ -1,6 +1,7 @@
 //! Two clusters on one Vault, each with an operator, a token role and a way to log in of its own, as config/vault/README.md says.
 
-use crate::support::{Cluster, Delivered, alone, token_of};
+use crate::login::{USUAL, borrowed, jwt_at};
+use crate::support::{Cluster, alone};
 use crate::sweep::{ROLE_PATH, meta, token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -10,45 +11,22 @@ use testbed::kubelet::PodSpec;
 use testbed::project;
 use testbed::vault::VaultServer;
 
-/// The second cluster's name, where its operator logs in, and where it makes tokens.
+/// The second cluster's name, and where its operator makes tokens.
 const OTHER: &str = "other";
-const MOUNT: &str = "jwt-other";
 const OTHER_ROLE_PATH: &str = "auth/token/create/vault-token-operator-other";
 
-/// Tells Vault of the second cluster.
-async fn introduce(vault: &VaultServer, cluster: &Cluster) {
+/// Tells Vault of the second cluster; gives the settings with which its operator logs in.
+async fn introduce(vault: &VaultServer, cluster: &Cluster) -> Vec<(&'static str, String)> {
     let text = |name: &str| std::fs::read_to_string(project::root().join("config/vault").join(name)).expect("a file");
     let policy = text("policy.hcl").replace("vault-token-operator-main", "vault-token-operator-other");
     let role: Value = serde_json::from_str(&text("token-role.json")).expect("a role");
-    let key = std::fs::read_to_string(cluster.plane().token_key_path()).expect("a key");
-    let put = async |path: &str, body: Value| {
-        vault.must(Method::POST, path, Some(&body)).await.expect("told");
-    };
-    put("sys/policies/acl/vault-token-operator-other", json!({ "policy": policy })).await;
-    put("auth/token/roles/vault-token-operator-other", role).await;
-    put(&format!("sys/auth/{MOUNT}"), json!({ "type": "jwt" })).await;
-    put(&format!("auth/{MOUNT}/config"), json!({ "jwt_validation_pubkeys": [key] })).await;
-    for (name, policy) in [
-        ("vault-token-operator", "vault-token-operator-other"),
-        ("vault-token-operator-sweep", "vault-token-operator-sweep"),
+    for (path, body) in [
+        ("sys/policies/acl/vault-token-operator-other", json!({ "policy": policy })),
+        ("auth/token/roles/vault-token-operator-other", role),
     ] {
-        let role = json!({
-            "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
-            "bound_subject": "system:serviceaccount:vault-token-operator:vault-token-operator",
-            "token_policies": [policy], "token_no_default_policy": true, "token_ttl": "5m", "token_max_ttl": "5m",
-        });
-        put(&format!("auth/{MOUNT}/role/{name}"), role).await;
+        vault.must(Method::POST, path, Some(&body)).await.expect("told");
     }
-}
-
-/// A pod of this cluster that has its token from this Vault.
-async fn deliver(cluster: &Cluster, vault: &VaultServer, namespace: &str) -> Delivered {
-    let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
-    let ca = vault.ca_path().to_string_lossy();
-    let init = cluster.init_with(&pod, &[("VAULT_ADDR", vault.address()), ("VAULT_CACERT", &ca)]).await;
-    cluster.ended_well(&pod, &init).await;
-    cluster.kubelet.report_running(cluster.plane(), &pod).await.expect("a status");
-    Delivered { token: token_of(&pod), request: cluster.request(&pod, 0).await.expect("a request"), pod }
+    jwt_at(vault, cluster, "jwt-other", USUAL, "vault-token-operator-other").await
 }
 
 /// The accessors of the orphans that this cluster's operators have revoked, of this namespace.
@@ -63,22 +41,17 @@ async fn i2_two_clusters_on_one_vault_never_touch_each_others_tokens() {
     let (main, _guard) = alone().await;
     let other = &Cluster::start(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
     let vault = main.vault();
-    introduce(vault, other).await;
+    let login = introduce(vault, other).await;
     let ca = vault.ca_path().to_string_lossy();
-    let settings = [
-        ("VTO_CLUSTER", OTHER),
-        ("VAULT_ADDR", vault.address()),
-        ("VAULT_CACERT", &*ca),
-        ("VTO_VAULT_AUTH", "jwt"),
-        ("VTO_VAULT_AUTH_MOUNT", MOUNT),
-    ];
+    let here = [("VAULT_ADDR", vault.address()), ("VAULT_CACERT", &*ca)];
+    let settings = [&here[..], &[("VTO_CLUSTER", OTHER)], &borrowed(&login)].concat();
     other.system.start_operator(&settings).await.expect("the operator starts");
 
     // The same namespace, the same pod's name: only the cluster's differs.
     let namespace = main.namespace("twin").await;
     other.namespace(&namespace).await;
-    let mains = main.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let others = deliver(other, vault, &namespace).await;
+    let spec = PodSpec::new(&namespace, "web", "shop-read", "1h");
+    let (mains, others) = (main.deliver(&spec).await, other.deliver_with(&spec, &here).await);
     main.system.kill_operator();
     other.system.kill_operator();
 

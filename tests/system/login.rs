@@ -8,10 +8,11 @@ use std::time::Instant;
 use testbed::kubelet::PodSpec;
 use testbed::pki::{KeyPairFiles, Pki, Usage};
 use testbed::settings::VaultKind;
+use testbed::vault::VaultServer;
 use vault_token_operator::api::Phase;
 
 /// How long a login lives without being renewed, and in all: as in `config/vault/`, and so short that it ends during a test.
-const USUAL: [&str; 2] = ["1h", "24h"];
+pub const USUAL: [&str; 2] = ["1h", "24h"];
 const SHORT: [&str; 2] = ["2s", "5s"];
 
 /// Starts the operator anew with these settings and lets it do its whole job once.
@@ -60,19 +61,25 @@ async fn token_file() {
     serves(cluster, "token-file", &settings).await;
 }
 
-/// Enables the JWT auth method at this path for the operator's ServiceAccount, as config/vault/README.md says, but for the life of
-/// the operator's login; gives the settings.
-async fn jwt_at<'a>(cluster: &Cluster, mount: &'a str, life: [&str; 2]) -> Vec<(&'a str, String)> {
-    let vault = cluster.vault();
+/// Enables the JWT auth method at this path of a Vault for the ServiceAccount of this cluster's operator, as config/vault/README.md
+/// says, but for the life of the operator's login and the name of its policy; gives the settings.
+pub async fn jwt_at<'a>(
+    vault: &VaultServer,
+    cluster: &Cluster,
+    mount: &'a str,
+    life: [&str; 2],
+    policy: &str,
+) -> Vec<(&'a str, String)> {
     vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "jwt" }))).await.expect("enabled");
     let key = std::fs::read_to_string(cluster.plane().token_key_path()).expect("a key");
     let config = json!({ "jwt_validation_pubkeys": [key] });
     vault.must(Method::POST, &format!("auth/{mount}/config"), Some(&config)).await.expect("configured");
-    for (name, [ttl, longest]) in [("vault-token-operator", life), ("vault-token-operator-sweep", ["5m", "5m"])] {
+    let sweep = "vault-token-operator-sweep";
+    for (name, policy, [ttl, longest]) in [("vault-token-operator", policy, life), (sweep, sweep, ["5m", "5m"])] {
         let role = json!({
             "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
             "bound_subject": "system:serviceaccount:vault-token-operator:vault-token-operator",
-            "token_policies": [name], "token_no_default_policy": true,
+            "token_policies": [policy], "token_no_default_policy": true,
             "token_ttl": ttl, "token_max_ttl": longest,
         });
         vault.must(Method::POST, &format!("auth/{mount}/role/{name}"), Some(&role)).await.expect("a role");
@@ -108,7 +115,7 @@ fn text(path: &Path) -> String {
     path.to_str().expect("a path").to_owned()
 }
 
-fn borrowed<'a>(settings: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+pub fn borrowed<'a>(settings: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
     settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
@@ -187,7 +194,7 @@ async fn a_login_that_was_revoked_is_made_anew() {
 #[tokio::test]
 async fn jwt() {
     let (cluster, _guard) = alone().await;
-    let settings = jwt_at(cluster, "jwt", USUAL).await;
+    let settings = jwt_at(cluster.vault(), cluster, "jwt", USUAL, "vault-token-operator").await;
     // Without the mount: it is the default.
     serves(cluster, "jwt", &borrowed(&settings[..1])).await;
     // By a login of its own.
@@ -198,7 +205,7 @@ async fn jwt() {
 #[tokio::test]
 async fn a_jwt_login_is_redone_before_it_ends_and_its_token_is_read_anew() {
     let (cluster, _guard) = alone().await;
-    let mut settings = jwt_at(cluster, "jwt-short", SHORT).await;
+    let mut settings = jwt_at(cluster.vault(), cluster, "jwt-short", SHORT, "vault-token-operator").await;
     let [_, login_file] = cluster.system.operator_token_files();
     let file = cluster.system.testbed().run().path().join("rotated-jwt");
     std::fs::copy(login_file, &file).expect("copied");

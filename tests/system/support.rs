@@ -143,8 +143,13 @@ impl Cluster {
 
     /// A pod that has its token and whose app runs.
     pub async fn deliver(&self, spec: &PodSpec) -> Delivered {
+        self.deliver_with(spec, &[]).await
+    }
+
+    /// The same with an init container that has these settings.
+    pub async fn deliver_with(&self, spec: &PodSpec, settings: &[(&str, &str)]) -> Delivered {
         let pod = self.pod(spec).await;
-        let init = self.init(&pod).await;
+        let init = self.init_with(&pod, settings).await;
         self.ended_well(&pod, &init).await;
         self.kubelet.report_running(self.plane(), &pod).await.expect("a status");
         let request = self.request(&pod, 0).await.expect("a request");
