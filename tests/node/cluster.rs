@@ -75,13 +75,8 @@ impl Cluster {
 
     /// README.md, "Upgrade and uninstall", once all requests are deleted.
     pub async fn uninstall(&self) {
-        self.must(&[
-            "delete",
-            "-k",
-            &self.cluster.installation().expect("a folder").to_string_lossy(),
-            "--timeout=90s",
-        ])
-        .await;
+        let folder = self.cluster.installation().expect("a folder");
+        self.must(&["delete", "-k", &folder.to_string_lossy(), "--timeout=90s"]).await;
         let crds = project::root().join("crds");
         self.must(&["delete", "-f", &crds.to_string_lossy(), "--timeout=60s"]).await;
     }

@@ -59,13 +59,7 @@ async fn run<'a>(cluster: &Cluster, scenarios: impl Iterator<Item = &'a Scenario
 
 /// Gets what is not there yet while there is a way out, and goes on in a world of its own.
 async fn outside(name: Option<String>) -> ExitCode {
-    let there = tokio::task::spawn_blocking(node::prepare).await;
-    let run = async {
-        there.map_err(|error| testbed::Error::io("could not prepare")(std::io::Error::other(error)))??;
-        let program = std::env::current_exe().map_err(testbed::Error::io("could not find this program"))?;
-        world::run(&program, name.into_iter()).await
-    };
-    match run.await {
+    match node::in_world(name.into_iter()).await {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {

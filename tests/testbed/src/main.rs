@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use testbed::components::{self, Component, Origin};
 use testbed::demo::{self, Demo};
 use testbed::settings::Settings;
-use testbed::{Error, Testbed, report, world};
+use testbed::{Error, Testbed, node, report, world};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long an interrupted build may keep the process from ending.
@@ -134,7 +134,7 @@ async fn print_components() -> Result<(), Error> {
 
 async fn demo(stop: &mut StopSignal, keep: bool, processes: bool) -> Result<(), Error> {
     if !keep && !processes {
-        match demo::no_node()? {
+        match node::lacking()? {
             None => {
                 report::line("on a real node, with real pods (--processes: without)");
                 return stop.interrupts(demo::outside()).await;

@@ -20,7 +20,7 @@ const CGROUP_VARIABLE: &str = "TESTBED_WORLD_CGROUP";
 /// Where the kernel shows cgroups: in a folder for each controller (version 1), or in one for all.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The programs of the machine that it takes, with Debian's packages.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("hostname", "hostname"),
@@ -30,9 +30,6 @@ const PROGRAMS: [(&str, &str); 9] = [
     // What enforces NetworkPolicies.
     ("iptables", "iptables"),
     ("ipset", "ipset"),
-    // What is in it.
-    ("runc", "runc"),
-    ("busybox", "busybox-static"),
 ];
 
 /// The cgroup for the pods of the world that this process is in, if it is in one.

@@ -194,13 +194,19 @@ pub enum Origin {
     Cache(&'static str),
 }
 
+/// The binary of a component that the environment names or the machine has.
+pub fn find(component: Component, settings: &Settings) -> Result<Option<Obtained>, Error> {
+    if let Some(path) = named(component.variable(), std::env::var_os(component.variable()))? {
+        return Ok(Some(Obtained { path, origin: Origin::Variable }));
+    }
+    let found = machine::find(component, settings.kubernetes);
+    Ok(found.map(|path| Obtained { path, origin: Origin::Machine }))
+}
+
 /// The binary of a component; building it, which can take minutes, when it is not there yet.
 pub fn obtain(component: Component, settings: &Settings) -> Result<Obtained, Error> {
-    if let Some(path) = named(component.variable(), std::env::var_os(component.variable()))? {
-        return Ok(Obtained { path, origin: Origin::Variable });
-    }
-    if let Some(path) = machine::find(component, settings.kubernetes) {
-        return Ok(Obtained { path, origin: Origin::Machine });
+    if let Some(found) = find(component, settings)? {
+        return Ok(found);
     }
     let recipe = recipe::of(component, settings.kubernetes);
     let root = cache::root()?;

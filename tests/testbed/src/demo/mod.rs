@@ -7,9 +7,6 @@ mod show;
 
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::settings::{KubernetesVersion, Settings};
-use crate::world;
 pub use node::{outside, tell};
 pub use processes::Demo;
 
@@ -19,11 +16,3 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MANIFEST: &str = "examples/shop.yaml";
 const NAMESPACE: &str = "shop";
 const POD: &str = "web";
-
-/// Why the demo cannot have a real node here, if it cannot.
-pub fn no_node() -> Result<Option<String>, Error> {
-    match Settings::from_env()?.kubernetes {
-        KubernetesVersion::V1_37 => Ok(world::lacking()),
-        older => Ok(Some(format!("nodes are of 1.37 here, and not of 1.{}", older.minor()))),
-    }
-}

@@ -4,24 +4,19 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::show::Story;
-use super::{LIMIT, MANIFEST, NAMESPACE, POD};
+use super::show::{self, Story};
+use super::{LIMIT, NAMESPACE, POD};
 use crate::error::Error;
 use crate::node::{self, Cluster};
-use crate::project;
 use crate::report;
 use crate::vault::{Method, StatusCode};
-use crate::world;
 
 /// Where Vault says what it knows of the token of an accessor.
 const LOOK_UP: &str = "auth/token/lookup-accessor";
 
 /// Gets what is not there yet, and tells the story in a world of its own.
 pub async fn outside() -> Result<(), Error> {
-    let prepared = tokio::task::spawn_blocking(node::prepare).await;
-    prepared.map_err(|error| Error::io("could not prepare")(std::io::Error::other(error)))??;
-    let program = std::env::current_exe().map_err(Error::io("could not find this program"))?;
-    let status = world::run(&program, ["demo".to_owned()].into_iter()).await?;
+    let status = node::in_world(["demo".to_owned()].into_iter()).await?;
     match status.success() {
         true => Ok(()),
         false => Err(Error::io("not all of it came true")(std::io::Error::other(status.to_string()))),
@@ -36,8 +31,7 @@ pub async fn tell() -> Result<(), Error> {
     cluster.install().await?;
     let started = Instant::now();
     Demo { cluster: &cluster, story: Story::new(cluster.testbed().control_plane()) }.story().await?;
-    report::output("");
-    report::output(&format!("All of it came true, in {:.1} s.", started.elapsed().as_secs_f64()));
+    show::came_true(started);
     Ok(())
 }
 
@@ -52,13 +46,7 @@ impl Demo<'_> {
         story.chapter("The operator runs");
         story.kubectl(&["get", "pods", "-n", "vault-token-operator", "-o", "wide"], None).await?;
 
-        story.chapter("A pod whose annotations ask for a Vault policy");
-        story.show_file(&project::root().join(MANIFEST), "  annotations:", 2)?;
-        let rows = story.watch_requests(NAMESPACE)?;
-        report::output(&format!("$ kubectl apply -f {MANIFEST}"));
-        story.say(&self.apply().await?);
-
-        story.chapter("Its init container asks, the operator answers: the request as it changes");
+        let rows = story.pod_asks(self.apply()).await?;
         rows.show_until("Delivered", LIMIT).await?;
         story.kubectl(&["describe", "vtr", "-n", NAMESPACE], Some("Status:")).await?;
 
@@ -88,11 +76,7 @@ impl Demo<'_> {
         report::output(&format!("$ vault write {LOOK_UP} accessor={accessor}"));
         story.say(&format!("{status}: {}", answer["errors"]));
         report::output(&format!("({after} ms after the pod was gone)"));
-        rows.show_until("Revoked", LIMIT).await?;
-
-        story.chapter("The request stays, for audit");
-        story.kubectl(&["get", "vtr", "-A", "-o", "wide"], None).await?;
-        story.kubectl(&["events", "-n", NAMESPACE, "--for", &format!("pod/{POD}")], None).await
+        story.request_stays(&rows).await
     }
 
     /// Applies the example workload for the Vault that is here, with the authority of its certificate.

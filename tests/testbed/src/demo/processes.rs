@@ -48,8 +48,7 @@ impl Demo {
             ended = node.run() => ended?,
             told = self.story() => told?,
         }
-        report::output("");
-        report::output(&format!("All of it came true, in {:.1} s.", started.elapsed().as_secs_f64()));
+        show::came_true(started);
         Ok(())
     }
 
@@ -92,14 +91,7 @@ impl Demo {
     async fn story(&self) -> Result<(), Error> {
         let plane = self.system.testbed().control_plane();
         let story = Story::new(plane);
-        story.chapter("A pod whose annotations ask for a Vault policy");
-        let manifest = project::root().join(MANIFEST);
-        story.show_file(&manifest, "  annotations:", 2)?;
-        let rows = story.watch_requests(NAMESPACE)?;
-        report::output(&format!("$ kubectl apply -f {MANIFEST}"));
-        story.say(&self.apply().await?);
-
-        story.chapter("Its init container asks, the operator answers: the request as it changes");
+        let rows = story.pod_asks(self.apply()).await?;
         let token_file = self.token_file().await?;
         rows.show_until("Delivered", LIMIT).await?;
 
@@ -133,11 +125,7 @@ impl Demo {
             return Err(Error::Incomplete { what: "Vault should refuse the token".into(), field: "403 Forbidden" });
         }
         report::output(&format!("({} ms after the pod was gone)", deleted.elapsed().as_millis()));
-        rows.show_until("Revoked", LIMIT).await?;
-
-        story.chapter("The request stays, for audit");
-        story.kubectl(&["get", "vtr", "-A", "-o", "wide"], None).await?;
-        story.kubectl(&["events", "-n", NAMESPACE, "--for", &format!("pod/{POD}")], None).await
+        story.request_stays(&rows).await
     }
 
     /// Applies the example workload.

@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::{LIMIT, MANIFEST, NAMESPACE, POD};
 use crate::control_plane::ControlPlane;
 use crate::error::Error;
 use crate::process::Process;
+use crate::project;
 use crate::report;
 use crate::system::must_succeed;
 
@@ -77,6 +79,12 @@ Ctrl-C stops all of it and removes its files."#,
     ));
 }
 
+/// The end of a story that began then.
+pub(super) fn came_true(started: Instant) {
+    report::output("");
+    report::output(&format!("All of it came true, in {:.1} s.", started.elapsed().as_secs_f64()));
+}
+
 impl<'a> Story<'a> {
     pub(super) fn new(plane: &'a ControlPlane) -> Self {
         Self { plane }
@@ -94,7 +102,7 @@ impl<'a> Story<'a> {
     }
 
     /// Shows the lines of a file from the one that begins with `from`, and so many more.
-    pub(super) fn show_file(&self, file: &Path, from: &str, more: usize) -> Result<(), Error> {
+    fn show_file(&self, file: &Path, from: &str, more: usize) -> Result<(), Error> {
         let text = std::fs::read_to_string(file).map_err(Error::path("could not read", file))?;
         let lines: Vec<&str> = text.lines().skip_while(|line| !line.starts_with(from)).take(more + 1).collect();
         self.say(&lines.join("\n"));
@@ -120,8 +128,29 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
+    /// The first chapters: the example workload is applied, and its requests are followed from then on.
+    pub(super) async fn pod_asks(&self, apply: impl Future<Output = Result<String, Error>>) -> Result<Rows, Error> {
+        self.chapter("A pod whose annotations ask for a Vault policy");
+        self.show_file(&project::root().join(MANIFEST), "  annotations:", 2)?;
+        let rows = self.watch_requests(NAMESPACE)?;
+        report::output(&format!("$ kubectl apply -f {MANIFEST}"));
+        self.say(&apply.await?);
+
+        self.chapter("Its init container asks, the operator answers: the request as it changes");
+        Ok(rows)
+    }
+
+    /// The last chapter, once the token is dead.
+    pub(super) async fn request_stays(&self, rows: &Rows) -> Result<(), Error> {
+        rows.show_until("Revoked", LIMIT).await?;
+
+        self.chapter("The request stays, for audit");
+        self.kubectl(&["get", "vtr", "-A", "-o", "wide"], None).await?;
+        self.kubectl(&["events", "-n", NAMESPACE, "--for", &format!("pod/{POD}")], None).await
+    }
+
     /// Begins to follow the requests of a namespace.
-    pub(super) fn watch_requests(&self, namespace: &str) -> Result<Rows, Error> {
+    fn watch_requests(&self, namespace: &str) -> Result<Rows, Error> {
         let (process, log) = self.plane.kubectl_watch(&["get", "vtr", "-n", namespace, "--watch"])?;
         Ok(Rows { process, log, shown: std::sync::atomic::AtomicUsize::new(0) })
     }

@@ -1,12 +1,13 @@
 //! A cluster with one real node, and the product installed on it as README.md says.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use serde_json::json;
 
-use super::{Node, PAUSE_IMAGE, obtain};
+use super::{Node, PAUSE_IMAGE, obtain, settings};
 use crate::bed::Testbed;
-use crate::components;
+use crate::components::{self, Component};
 use crate::error::Error;
 use crate::image::Image;
 use crate::project::{self, Binaries};
@@ -23,18 +24,37 @@ pub const NEXT_OPERATOR_IMAGE: &str = "vault-token-operator:0.1.1";
 /// An image with a shell and its commands, for apps of tests.
 pub const SHELL_IMAGE: &str = "testbed/shell:1";
 
-/// Gets and builds all that a cluster takes, while there is a way out, and says what is missing.
-pub fn prepare() -> Result<(), Error> {
-    obtain()?;
-    images().map(drop)
+/// Gets and builds all that a cluster takes, while there is a way out, and runs this program anew in a world of its own, to its end.
+pub async fn in_world(arguments: impl Iterator<Item = String>) -> Result<ExitStatus, Error> {
+    let prepared = tokio::task::spawn_blocking(|| obtain().and_then(|_| images()).map(drop)).await;
+    prepared.map_err(|error| Error::io("could not prepare")(std::io::Error::other(error)))??;
+    let program = std::env::current_exe().map_err(Error::io("could not find this program"))?;
+    world::run(&program, arguments).await
+}
+
+/// What a cluster takes that is not here and cannot be built, in words.
+pub fn lacking() -> Result<Option<String>, Error> {
+    let settings = match settings() {
+        Ok(settings) => settings,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    if let Some(why) = world::lacking() {
+        return Ok(Some(why));
+    }
+    let runc = components::find(Component::Runc, &settings)?.is_none();
+    let no_runc = runc.then(|| "there is no fitting `runc` on PATH; install it (Debian's package runc)".to_owned());
+    Ok(no_runc.or_else(|| shell().err()))
+}
+
+/// What images of tests have for a shell, or what is missing.
+fn shell() -> Result<PathBuf, String> {
+    let missing = "there is no `busybox` on PATH; install it, statically linked (Debian's package busybox-static)";
+    components::on_path("busybox").ok_or_else(|| missing.to_owned())
 }
 
 /// The images that pods are of.
 fn images() -> Result<Vec<Image>, Error> {
-    let shell = components::on_path("busybox").ok_or_else(|| {
-        let why = "there is no `busybox` on PATH; install it, statically linked (Debian's package busybox-static)";
-        Error::io("cannot make the images of tests")(std::io::Error::other(why))
-    })?;
+    let shell = shell().map_err(|why| Error::io("cannot make the images of tests")(std::io::Error::other(why)))?;
     let folder = Workdir::new()?;
     let binaries = Binaries::build_for_images(folder.path())?;
     let here = |name: &str| match name {
@@ -78,7 +98,8 @@ impl Cluster {
         }
         system::prepare_vault(&testbed).await?;
         let operator = images.iter().find(|image| image.name == OPERATOR_IMAGE);
-        let image_size = operator.map_or(Ok(0), Image::size)?;
+        let missing = Error::Incomplete { what: "could not make the images".to_owned(), field: OPERATOR_IMAGE };
+        let image_size = operator.ok_or(missing)?.size()?;
         Ok(Self { node, testbed, image_size })
     }
 

@@ -21,7 +21,7 @@ use crate::process::{self, Process};
 use crate::run::Run;
 use crate::settings::{KubernetesVersion, Settings};
 use crate::world;
-pub use cluster::{Cluster, NEXT_OPERATOR_IMAGE, SHELL_IMAGE, prepare};
+pub use cluster::{Cluster, NEXT_OPERATOR_IMAGE, SHELL_IMAGE, in_world, lacking};
 use containers::Containerd;
 use containers::PAUSE_IMAGE;
 
@@ -46,16 +46,21 @@ pub struct Node {
 
 /// Gets all components that a node and its control plane take, and says what is missing.
 fn obtain() -> Result<Binaries, Error> {
-    let settings = Settings::from_env()?;
-    if settings.kubernetes != KubernetesVersion::V1_37 {
-        let (variable, value) = (crate::settings::KUBERNETES_VARIABLE, format!("1.{}", settings.kubernetes.minor()));
-        return Err(Error::Variable { variable, value, reason: "nodes are of 1.37 here".to_owned() });
-    }
+    let settings = settings()?;
     let paths = Component::needed(&settings).iter().chain(&Component::NODE).map(|component| {
         let obtained = components::obtain(*component, &settings)?;
         Ok((*component, obtained.path))
     });
     paths.collect::<Result<_, _>>().map(Binaries)
+}
+
+fn settings() -> Result<Settings, Error> {
+    let settings = Settings::from_env()?;
+    if settings.kubernetes != KubernetesVersion::V1_37 {
+        let (variable, value) = (crate::settings::KUBERNETES_VARIABLE, format!("1.{}", settings.kubernetes.minor()));
+        return Err(Error::Variable { variable, value, reason: "nodes are of 1.37 here".to_owned() });
+    }
+    Ok(settings)
 }
 
 /// The binaries of a node's components.
