@@ -7,6 +7,7 @@ pub mod address;
 pub mod admission;
 pub mod announcement;
 pub mod backoff;
+pub mod custody;
 pub mod duration;
 pub mod glob;
 pub mod grant;

@@ -10,9 +10,9 @@ mod store;
 pub use intake::{Intake, Opened, Refusal};
 pub use settings::{Arguments, Settings};
 
-use crate::api::{ConditionType, Delivery, Phase, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::Delivery;
 use crate::domain::backoff::Backoff;
-use crate::domain::status::{current, message};
+use crate::domain::custody::Verdict;
 use crate::http::{Limits, listen, serve};
 use crate::seal::OneTimeKey;
 use crate::wire::MAX_MESSAGE;
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use identity::Identity;
 use kube::ResourceExt;
-use receive::{Receiver, Verdict};
+use receive::Receiver;
 use requests::{Asked, Requests};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,30 +140,5 @@ async fn watch(receiver: &Receiver, told: &Mutex<String>) -> Result<(), String> 
             () = tokio::time::sleep(LOOK.after(looks, rand::random())) => {}
             () = receiver.stored() => looks = 0,
         }
-    }
-}
-
-/// The sentence that a request's status has for the pod's owner.
-fn words(request: &VaultTokenRequest) -> String {
-    let none = VaultTokenRequestStatus::default();
-    let status = request.status.as_ref().unwrap_or(&none);
-    let name = request.metadata.name.as_deref().unwrap_or_default();
-    match request.phase() {
-        Phase::Denied => {
-            let why = message(status, ConditionType::Authorized).unwrap_or_default();
-            format!("the request {name} was denied: {why}")
-        }
-        Phase::Failed => {
-            let why = message(status, ConditionType::Issued).unwrap_or_default();
-            format!("the request {name} failed: {why}")
-        }
-        Phase::Revoked => {
-            let why = message(status, ConditionType::Revoked).unwrap_or_default();
-            format!("the token of the request {name} was revoked: {why}")
-        }
-        _ if request.status.is_none() => {
-            format!("the request {name} waits for the operator to see it; is vault-token-operator running?")
-        }
-        phase => format!("the request {name} is {phase}: {}", current(status)),
     }
 }

@@ -3,8 +3,8 @@
 use super::intake::{Intake, Opened, Refusal};
 use super::requests::Requests;
 use super::store::Store;
-use super::words;
 use crate::api::{Phase, VaultTokenRequest};
+use crate::domain::custody::{Held, Verdict, expected, judge, keeps};
 use crate::vault::{Connection, Unwrapped};
 use crate::wire::{Answer, Outcome, Parcel};
 use bytes::Bytes;
@@ -42,25 +42,6 @@ struct State {
     held: Option<Held>,
     /// The wrapping tokens that were sent to Vault to be opened. What finds one used is most likely this process's own call.
     tried: Vec<SecretString>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    attempt: u32,
-    accessor: String,
-    /// Whether both files were written to their ends.
-    whole: bool,
-}
-
-/// What a look at the request means.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The token is delivered, and it is the one in the files.
-    Done,
-    /// There will be no token, and this is why.
-    Over(String),
-    /// Not yet; in words.
-    Waiting(String),
 }
 
 impl Receiver {
@@ -132,8 +113,7 @@ impl Receiver {
         receipt.sign(self.intake.subject(attempt), Answer { attempt, outcome, message, refused, mac: String::new() })
     }
 
-    /// I6: nothing is accepted that the request's status does not record. Whoever knows the request's public key can seal, so a seal
-    /// alone proves nothing.
+    /// I6: nothing is accepted that the request's status does not record.
     async fn accept(
         &self,
         request: &VaultTokenRequest,
@@ -141,12 +121,10 @@ impl Receiver {
         parcel: &Parcel,
         state: &mut State,
     ) -> Result<(), (Outcome, String)> {
-        let status = request.status.clone().unwrap_or_default();
-        let accessor = match (request.phase(), status.token_accessor) {
-            (Phase::Issued, Some(accessor)) if status.attempts == attempt => accessor,
-            _ => return Err((Outcome::Unused, format!("the request does not record attempt {attempt} as issued"))),
+        let Some(accessor) = expected(request, attempt) else {
+            return Err((Outcome::Unused, format!("the request does not record attempt {attempt} as issued")));
         };
-        let expected = Held { attempt, accessor, whole: true };
+        let expected = Held { attempt, accessor: accessor.to_owned(), whole: true };
         if state.held.as_ref() == Some(&expected) {
             return Ok(());
         }
@@ -202,12 +180,7 @@ impl Receiver {
             self.take_offered(request, &mut state).await;
         }
         let verdict = judge(request.as_ref(), state.held.as_ref());
-        let keeps = match (&verdict, &request) {
-            (Verdict::Done, _) => true,
-            (Verdict::Waiting(_), Some(request)) => records(request, state.held.as_ref()),
-            _ => false,
-        };
-        if state.held.is_some() && !keeps {
+        if state.held.is_some() && !keeps(&verdict, request.as_ref(), state.held.as_ref()) {
             match self.store.clear().await {
                 Ok(()) => state.held = None,
                 // It is tried again at the next look, and this process does not end well before.
@@ -238,29 +211,6 @@ impl Receiver {
 
 fn lost(message: &str) -> (Outcome, String) {
     (Outcome::Lost, message.to_owned())
-}
-
-/// What the request says about the token that is held.
-fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdict {
-    let Some(request) = request else {
-        return Verdict::Over("the request was deleted, and the token with it".to_owned());
-    };
-    match request.phase() {
-        // Its token is being revoked; what comes of that is worth waiting for.
-        Phase::Delivered if request.metadata.deletion_timestamp.is_some() => Verdict::Waiting(words(request)),
-        Phase::Delivered if records(request, held) => Verdict::Done,
-        Phase::Delivered => Verdict::Over("the request is Delivered with a token that is not here".to_owned()),
-        _ if request.is_over() => Verdict::Over(words(request)),
-        _ => Verdict::Waiting(words(request)),
-    }
-}
-
-/// Whether the held token is the one that the request records, and is not being revoked.
-fn records(request: &VaultTokenRequest, held: Option<&Held>) -> bool {
-    let accessor = request.status.as_ref().and_then(|status| status.token_accessor.as_ref());
-    matches!(request.phase(), Phase::Issued | Phase::Delivered)
-        && request.metadata.deletion_timestamp.is_none()
-        && held.is_some_and(|held| held.whole && Some(&held.accessor) == accessor)
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

@@ -2,10 +2,11 @@
 
 use super::identity::Identity;
 use crate::api::{
-    Delivery, FINALIZER, MAX_POD_NAME, Phase, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
+    Delivery, FINALIZER, MAX_POD_NAME, REQUESTS_PER_POD, VaultTokenRequest, VaultTokenRequestSpec, request_name,
 };
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::backoff::Backoff;
+use crate::domain::custody::vouches;
 use crate::text::one_line;
 use crate::wire::Answer;
 use jiff::Timestamp;
@@ -47,13 +48,7 @@ impl Requests {
     pub async fn delivered(&self, accessor: &str) -> Result<bool, String> {
         for digit in 0..REQUESTS_PER_POD {
             let found = self.patiently(|| self.get(digit)).await?;
-            // The token of a request that is being deleted is about to die.
-            let found = found.filter(|request| request.metadata.deletion_timestamp.is_none());
-            let status = found.as_ref().and_then(|request| request.status.as_ref());
-            let delivered = status.is_some_and(|status| {
-                status.phase == Some(Phase::Delivered) && status.token_accessor.as_deref() == Some(accessor)
-            });
-            if delivered {
+            if found.is_some_and(|request| vouches(&request, accessor)) {
                 return Ok(true);
             }
         }

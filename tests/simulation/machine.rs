@@ -1,7 +1,7 @@
 //! Two operators on one cluster, taken through a schedule step by step. What runs in them is the product's own code.
 
 use crate::model::{CLUSTER, Init, Model, NAMESPACE, Pod, TOKEN_ROLE, Token, accessor_of};
-use crate::world::{Fate, SimWorld, limits};
+use crate::world::{Fate, Looked, SimWorld, limits};
 use futures::task::noop_waker;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
@@ -79,7 +79,7 @@ type SweepTask = Pin<Box<dyn Future<Output = (Sweeper, Result<Report, String>)>>
 /// What an operator is in the midst of.
 enum Task {
     Look { name: String, uid: String, task: LookTask },
-    Sweep(SweepTask),
+    Sweep { looked: Looked, task: SweepTask },
 }
 
 struct Operator {
@@ -96,7 +96,7 @@ struct Operator {
 
 impl Operator {
     fn new(model: Arc<Mutex<Model>>) -> Self {
-        let world = SimWorld { model, fate: Mutex::new(Fate::Fine), reaper: Mutex::default() };
+        let world = SimWorld { model, fate: Mutex::new(Fate::Fine), reaper: Mutex::default(), sweep: Mutex::default() };
         let world = Arc::new(world);
         let executor = Executor::new(CLUSTER.to_owned(), limits(), world.clone());
         let sweeper = Some(Sweeper::new(CLUSTER.to_owned(), TOKEN_ROLE.to_owned(), SWEEP_LIMIT));
@@ -158,7 +158,7 @@ impl Operator {
             let report = sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await;
             (sweeper, report.map_err(|error| error.to_string()))
         });
-        self.tasks.push(Task::Sweep(task));
+        self.tasks.push(Task::Sweep { looked: Looked::default(), task });
         let last = self.tasks.len() - 1;
         self.poll(last, Fate::Fine);
     }
@@ -178,8 +178,13 @@ impl Operator {
                 self.tasks.remove(number);
                 Some(look)
             }
-            Task::Sweep(task) => {
-                if let Poll::Ready((sweeper, report)) = task.as_mut().poll(&mut context) {
+            Task::Sweep { looked, task } => {
+                let watched =
+                    |world: &SimWorld, looked| std::mem::replace(&mut *world.sweep.lock().expect("no panic"), looked);
+                watched(&self.world, Some(std::mem::take(looked)));
+                let polled = task.as_mut().poll(&mut context);
+                *looked = watched(&self.world, None).expect("it is of this sweep");
+                if let Poll::Ready((sweeper, report)) = polled {
                     // It lacks no right here: Vault forbids what was left behind, and nothing else.
                     assert!(!report.is_err_and(|error| error.contains("permission denied")), "the sweep gave up");
                     self.sweeper = Some(sweeper);

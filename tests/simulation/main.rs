@@ -172,6 +172,16 @@ fn tokens_that_are_delivered_already() {
     simulate(1, 40, late_life(), Machine::settle);
 }
 
+/// Vault has renewed a token for longer than its request says.
+#[test]
+fn a_renewal_whose_answer_was_lost() {
+    simulate(1, 40, late_life(), |machine| {
+        machine.settle()?;
+        machine.act(Action::Wait { seconds: 420 })?;
+        machine.act(Action::Turn { operator: 0, request: 0, bits: u16::MAX, fate: Fate::Lost })
+    });
+}
+
 #[test]
 fn a_storm() {
     simulate(1, 40, storm(), |_| Ok(()));

@@ -11,6 +11,7 @@ use vault_token_operator::api::{
     request_name,
 };
 use vault_token_operator::cluster;
+use vault_token_operator::domain::custody::{self, Held, Verdict};
 use vault_token_operator::domain::pod::{InitState, Observation, PodFacts};
 use vault_token_operator::domain::tenure::lost_grant;
 use vault_token_operator::domain::token::Minted;
@@ -37,8 +38,8 @@ pub enum Init {
     Waiting {
         /// The request's name and UID.
         request: (String, String),
-        /// The attempt and the accessor of the token in the files.
-        held: Option<(u32, String)>,
+        /// The token in the files.
+        held: Option<Held>,
     },
     /// It ended well: the app runs with the token of this accessor.
     Done(String),
@@ -344,12 +345,7 @@ impl Model {
         }
         let uid = pod.uid.clone();
         if let Some(file) = self.pods[number].file.clone() {
-            let fine = |request: &VaultTokenRequest| {
-                request.spec.pod_uid == uid
-                    && request.phase() == Phase::Delivered
-                    && request.metadata.deletion_timestamp.is_none()
-                    && accessor_of(request) == Some(&file)
-            };
+            let fine = |request: &VaultTokenRequest| request.spec.pod_uid == uid && custody::vouches(request, &file);
             if self.requests.values().any(fine) {
                 self.pods[number].init = Init::Done(file);
                 return;
@@ -447,16 +443,12 @@ impl Model {
             receipt.sign(subject, plain)
         };
         let accessor = wrapped_in(parcel);
-        let records = self.requests.get(&name).is_some_and(|request| {
-            request.metadata.uid.as_deref() == Some(&uid)
-                && request.phase() == Phase::Issued
-                && request.status.as_ref().is_some_and(|status| status.attempts == attempt)
-                && accessor_of(request) == Some(&accessor)
-        });
-        if !records {
+        let request = self.requests.get(&name).filter(|request| request.metadata.uid.as_deref() == Some(&uid));
+        if request.and_then(|request| custody::expected(request, attempt)) != Some(&accessor) {
             return answer(Outcome::Unused);
         }
-        if held == Some((attempt, accessor.clone())) {
+        let expected = Held { attempt, accessor: accessor.clone(), whole: true };
+        if held.as_ref() == Some(&expected) {
             return answer(Outcome::Stored);
         }
         let now = self.now;
@@ -466,9 +458,8 @@ impl Model {
             Some(token) if !token.revoked && !token.unwrapped && token.wrapping_expires > now => token.unwrapped = true,
             _ => return answer(Outcome::Intercepted),
         }
-        self.pods[number].file = Some(accessor.clone());
-        self.pods[number].init =
-            Init::Waiting { request: (name.clone(), uid.clone()), held: Some((attempt, accessor)) };
+        self.pods[number].file = Some(accessor);
+        self.pods[number].init = Init::Waiting { request: (name.clone(), uid.clone()), held: Some(expected) };
         answer(Outcome::Stored)
     }
 
@@ -506,27 +497,17 @@ impl Model {
         self.take_offered(number, true);
         let Init::Waiting { request: (name, uid), held } = self.pods[number].init.clone() else { return };
         let request = self.requests.get(&name).filter(|request| request.metadata.uid.as_deref() == Some(&uid));
-        let records = request.is_some_and(|request| {
-            let holds = held.as_ref().map(|(_, accessor)| accessor.as_str());
-            matches!(request.phase(), Phase::Issued | Phase::Delivered)
-                && request.metadata.deletion_timestamp.is_none()
-                && holds.is_some()
-                && accessor_of(request) == holds
-        });
-        let phase = request.map(VaultTokenRequest::phase);
-        let over = request.is_some_and(VaultTokenRequest::is_over);
-        let deleting = request.is_some_and(|request| request.metadata.deletion_timestamp.is_some());
+        let verdict = custody::judge(request, held.as_ref());
+        let keeps = custody::keeps(&verdict, request, held.as_ref());
         let pod = &mut self.pods[number];
-        match (phase, held) {
-            (Some(Phase::Delivered), Some((_, accessor))) if records => pod.init = Init::Done(accessor),
-            (None, _) => (pod.init, pod.file) = (Init::Off, None),
-            (Some(Phase::Delivered), _) if !deleting => (pod.init, pod.file) = (Init::Off, None),
-            (Some(_), _) if over => (pod.init, pod.file) = (Init::Off, None),
-            (Some(_), Some(_)) if !records => {
+        match (verdict, held) {
+            (Verdict::Done, held) => pod.init = Init::Done(held.expect("it holds what is delivered").accessor),
+            (Verdict::Over(_), _) => (pod.init, pod.file) = (Init::Off, None),
+            (Verdict::Waiting(_), Some(_)) if !keeps => {
                 pod.file = None;
                 pod.init = Init::Waiting { request: (name, uid), held: None };
             }
-            _ => {}
+            (Verdict::Waiting(_), _) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{Late, Model, NAMESPACE, TOKEN_ROLE};
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
@@ -62,6 +62,16 @@ pub struct SimWorld {
     pub fate: Mutex<Fate>,
     /// Tokens to be revoked beside everything else.
     pub reaper: Mutex<Vec<String>>,
+    /// What the sweep has looked at that the next call is of, if it is of a sweep.
+    pub sweep: Mutex<Option<Looked>>,
+}
+
+/// What a sweep has looked at so far.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    listed: bool,
+    /// The names of requests.
+    read: HashSet<String>,
 }
 
 impl SimWorld {
@@ -73,6 +83,28 @@ impl SimWorld {
         let mut waits = true;
         poll_fn(|_| if std::mem::take(&mut waits) { Poll::Pending } else { Poll::Ready(()) }).await;
         *self.fate.lock().expect("no panic")
+    }
+
+    /// Rule 9: a sweep lists Vault first.
+    fn sweep_reads(&self, name: &str) {
+        if let Some(looked) = &mut *self.sweep.lock().expect("no panic") {
+            if !looked.listed {
+                self.model().violate(format!("rule 9: the sweep read {name} before it had listed Vault"));
+            }
+            looked.read.insert(name.to_owned());
+        }
+    }
+
+    /// Rule 9: a sweep revokes by a fresh read of the token's request.
+    fn sweep_revokes(&self, accessor: &str) {
+        if let Some(looked) = &*self.sweep.lock().expect("no panic") {
+            let mut model = self.model();
+            let request = model.tokens.iter().find(|token| token.accessor == accessor);
+            let request = request.and_then(|token| token.meta.get("request_name"));
+            if !request.is_some_and(|name| looked.read.contains(name)) {
+                model.violate(format!("rule 9: the sweep revoked {accessor} without reading its request"));
+            }
+        }
     }
 
     /// A call to Vault: what it does when it arrives, and what is left of it otherwise.
@@ -147,6 +179,7 @@ impl World for SimWorld {
     }
 
     async fn read(&self, _: &str, name: &str) -> Result<Option<VaultTokenRequest>, cluster::Error> {
+        self.sweep_reads(name);
         self.cluster(|model| Ok(model.requests.get(name).cloned()), || None).await
     }
 
@@ -191,7 +224,11 @@ impl World for SimWorld {
             let own = std::iter::once("own".to_owned());
             live.map(|token| token.accessor.clone()).chain(left_behind).chain(own).collect()
         };
-        self.vault(live, |_| None).await
+        let listed = self.vault(live, |_| None).await;
+        if let Some(looked) = &mut *self.sweep.lock().expect("no panic") {
+            looked.listed = true;
+        }
+        listed
     }
 
     async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
@@ -204,6 +241,7 @@ impl World for SimWorld {
     }
 
     async fn revoke(&self, accessor: &str) -> Result<(), Error> {
+        self.sweep_revokes(accessor);
         self.vault(|model| model.revoke(accessor), |_| Some(Late::Revoke(accessor.to_owned()))).await
     }
 
