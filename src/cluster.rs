@@ -64,6 +64,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the call certainly changed nothing: the server refused it.
+    pub fn had_no_effect(&self) -> bool {
+        self.status().is_some_and(|status| (400..500).contains(&status))
+    }
+
     /// Whether the answer came and is none that can be read.
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Api(kube::Error::SerdeError(_)))

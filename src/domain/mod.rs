@@ -6,6 +6,7 @@
 pub mod address;
 pub mod admission;
 pub mod announcement;
+pub mod audit;
 pub mod backoff;
 pub mod custody;
 pub mod duration;

@@ -1,5 +1,5 @@
 //! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
-//! leaves one audit line and one Event, and is counted.
+//! leaves one audit line and one Event, and is counted. A change whose answer is lost leaves a line that says so.
 
 use super::endings::Endings;
 use super::herald::Herald;
@@ -7,6 +7,7 @@ use super::metrics::Metrics;
 use crate::api::{FINALIZER, Phase, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::announcement::announcement;
+use crate::domain::audit::step;
 use crate::domain::tally::{Times, tally};
 use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -52,9 +53,12 @@ impl Ledger {
         let mut next = request.clone();
         next.status = Some(status);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let written = bounded(self.api(request).replace_status(&request.name_any(), &params, &next)).await?;
-        self.tell(request, &written);
-        Ok(written)
+        let written = bounded(self.api(request).replace_status(&request.name_any(), &params, &next)).await;
+        match &written {
+            Ok(written) => self.tell(request, written),
+            Err(error) => audit_change(request, &next, Some(error)),
+        }
+        written
     }
 
     /// Takes the finalizer off (rule 7, I8).
@@ -65,11 +69,8 @@ impl Ledger {
         let others: Vec<&String> = request.finalizers().iter().filter(|name| *name != FINALIZER).collect();
         let patch = json!({"metadata": {"resourceVersion": request.resource_version(), "finalizers": others}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match bounded(self.api(request).patch(&request.name_any(), &params, &Patch::Merge(patch))).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.status() == Some(404) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let released = bounded(self.api(request).patch(&request.name_any(), &params, &Patch::Merge(patch))).await;
+        gone_or_done("Released", request, released.map(drop))
     }
 
     /// Deletes the request, at the version that was seen.
@@ -79,11 +80,8 @@ impl Ledger {
     pub async fn delete(&self, request: &VaultTokenRequest) -> Result<(), Error> {
         let preconditions = Preconditions { uid: request.uid(), resource_version: request.resource_version() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match bounded(self.api(request).delete(&request.name_any(), &params)).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.status() == Some(404) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let deleted = bounded(self.api(request).delete(&request.name_any(), &params)).await;
+        gone_or_done("Deleted", request, deleted.map(drop))
     }
 
     fn api(&self, request: &VaultTokenRequest) -> Api<VaultTokenRequest> {
@@ -92,24 +90,7 @@ impl Ledger {
 
     fn tell(&self, before: &VaultTokenRequest, after: &VaultTokenRequest) {
         let (old, new) = (before.status.clone().unwrap_or_default(), after.status.clone().unwrap_or_default());
-        if old.phase != new.phase {
-            tracing::info!(
-                target: "audit",
-                step = %after.phase(),
-                reason = new.reason.as_deref().unwrap_or_default(),
-                namespace = after.namespace().unwrap_or_default(),
-                request = after.name_any(),
-                request_uid = after.uid().unwrap_or_default(),
-                pod = after.spec.pod_name,
-                pod_uid = after.spec.pod_uid,
-                service_account = new.service_account_name.as_deref().unwrap_or_default(),
-                attempt = new.attempts,
-                policies = new.policies.join(","),
-                token_accessor = new.token_accessor.as_deref().or(old.token_accessor.as_deref()).unwrap_or_default(),
-                wrapping_accessor = new.wrapping_accessor.as_deref().unwrap_or_default(),
-                "{}", crate::domain::status::current(&new),
-            );
-        }
+        audit_change(before, after, None);
         if let Some(announcement) = announcement(&old, &new) {
             self.herald.announce(after, announcement);
         }
@@ -119,4 +100,52 @@ impl Ledger {
             self.metrics.count(count);
         }
     }
+}
+
+/// What became of a call that lets a request go: one that is gone already needs no more.
+fn gone_or_done(step: &str, request: &VaultTokenRequest, done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(error) if error.status() == Some(404) => Ok(()),
+        Err(error) => {
+            audit(step, request, request, Some(&error));
+            Err(error)
+        }
+        Ok(()) => {
+            audit(step, request, request, None);
+            Ok(())
+        }
+    }
+}
+
+fn audit_change(before: &VaultTokenRequest, after: &VaultTokenRequest, error: Option<&Error>) {
+    let none = VaultTokenRequestStatus::default();
+    let [old, new] = [before, after].map(|request| request.status.as_ref().unwrap_or(&none));
+    if let Some(step) = step(old, new) {
+        audit(&step, before, after, error);
+    }
+}
+
+/// One line of the audit log, unless the step was certainly not taken.
+fn audit(step: &str, before: &VaultTokenRequest, after: &VaultTokenRequest, error: Option<&Error>) {
+    if error.is_some_and(Error::had_no_effect) {
+        return;
+    }
+    let (old, new) = (before.status.clone().unwrap_or_default(), after.status.clone().unwrap_or_default());
+    tracing::info!(
+        target: "audit",
+        step,
+        answered = error.is_none(),
+        reason = new.reason.as_deref().unwrap_or_default(),
+        namespace = after.namespace().unwrap_or_default(),
+        request = after.name_any(),
+        request_uid = after.uid().unwrap_or_default(),
+        pod = after.spec.pod_name,
+        pod_uid = after.spec.pod_uid,
+        service_account = new.service_account_name.as_deref().unwrap_or_default(),
+        attempt = new.attempts,
+        policies = new.policies.join(","),
+        token_accessor = new.token_accessor.as_deref().or(old.token_accessor.as_deref()).unwrap_or_default(),
+        wrapping_accessor = new.wrapping_accessor.as_deref().unwrap_or_default(),
+        "{}", crate::domain::status::current(&new),
+    );
 }

@@ -1,0 +1,64 @@
+//! What the audit log calls a change of a request.
+
+use super::tenure::lost_grant;
+use crate::api::VaultTokenRequestStatus;
+
+/// The step that leads from one status to the next, if it is worth a line: the phase that it enters, what befell a token that
+/// stays where it is, or the reason why it waits.
+pub fn step(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> Option<String> {
+    let lost = |status| lost_grant(status).is_some();
+    let name = match (lost(before), lost(after)) {
+        _ if before.phase != after.phase => return Some(after.phase.unwrap_or_default().to_string()),
+        _ if before.renewed_at != after.renewed_at => "Renewed",
+        (false, true) => "GrantLost",
+        (true, false) => "GrantRegained",
+        _ if before.reason != after.reason => after.reason.as_deref()?,
+        _ => return None,
+    };
+    Some(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Phase, Reason};
+    use crate::domain::grant::Why;
+    use crate::domain::status::Draft;
+    use jiff::Timestamp;
+
+    fn draft(status: &VaultTokenRequestStatus, second: i64) -> Draft {
+        Draft::new(Some(status), Some(1), Timestamp::from_second(second).expect("a time"))
+    }
+
+    #[test]
+    fn each_step_of_a_life_has_its_line() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let none = VaultTokenRequestStatus::default();
+        let delivered = draft(&none, 1).delivered(Some(at(60)));
+        let renewed = draft(&delivered, 2).renewed(at(90));
+        let again = draft(&renewed, 3).renewed(at(120));
+        let refused = draft(&again, 4).not_renewed(&Why::new(Reason::VaultForbids, "no"));
+        let lost = draft(&again, 5).grant_lost(&Why::new(Reason::GrantLost, "no binding"));
+        let regained = draft(&lost, 6).grant_regained();
+        let revoked = draft(&regained, 7).revoked(&Why::new(Reason::PodDeleted, "gone"));
+        let steps = |life: &[&VaultTokenRequestStatus]| -> Vec<String> {
+            life.windows(2).filter_map(|two| step(two[0], two[1])).collect()
+        };
+        let life = [&none, &delivered, &renewed, &again, &refused];
+        assert_eq!(steps(&life), ["Delivered", "Renewed", "Renewed", "RenewalFailed"]);
+        let life = [&again, &lost, &regained, &revoked];
+        assert_eq!(steps(&life), ["GrantLost", "GrantRegained", "Revoked"]);
+        assert_eq!(revoked.phase, Some(Phase::Revoked));
+        assert_eq!(step(&revoked, &revoked), None);
+    }
+
+    #[test]
+    fn what_a_request_waits_for_is_said_once() {
+        let none = VaultTokenRequestStatus::default();
+        let wait =
+            |status, second, words: &str| draft(status, second).waiting(&Why::new(Reason::VaultUnavailable, words));
+        let first = wait(&none, 1, "sealed");
+        assert_eq!(step(&none, &first).as_deref(), Some("Pending"));
+        assert_eq!(step(&first, &wait(&first, 2, "connection refused")), None);
+    }
+}
