@@ -135,6 +135,10 @@ impl<W: World> World for CrashPoints<W> {
         self.world.look_up(accessor).await
     }
 
+    async fn pace(&self) {
+        self.world.pace().await;
+    }
+
     async fn list(&self) -> Result<Vec<String>, vault::Error> {
         self.world.list().await
     }

@@ -47,6 +47,7 @@ use bindings::Statuses;
 use budget::Budget;
 use census::Census;
 use controller::Cache;
+use governor::{Quota, RateLimiter};
 use health::{Health, Sources};
 use herald::Herald;
 use kube::runtime::reflector;
@@ -61,6 +62,7 @@ use rights::Assessor;
 use rulebook::Rulebook;
 use std::future::Future;
 use std::sync::Arc;
+use sweep::LOOK_UPS_PER_SECOND;
 use sweeps::Sweeps;
 use tokio::sync::Notify;
 use vitals::Vitals;
@@ -116,6 +118,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         rulebook: rulebook.clone(),
         census: census.clone(),
         lister,
+        pace: RateLimiter::direct(Quota::per_second(LOOK_UPS_PER_SECOND)),
         sweeps: sweeps.clone(),
         herald: herald.clone(),
         metrics: metrics.clone(),

@@ -8,12 +8,16 @@ use crate::vault;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
 
 /// How many tokens of others are remembered, so as not to be looked at again; beyond it, all are looked at anew.
 const MAX_FOREIGN: usize = 1_000_000;
 
 /// How many of them are looked at again to see whether Vault lets it: some may have died since they were listed.
 const PROBES: usize = 16;
+
+/// How many tokens are looked at in a second at most, so that a Vault with many tokens of others has time for everybody else.
+pub const LOOK_UPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).unwrap();
 
 /// How long a token of a living pod must be known to have no request before it is revoked.
 pub const SECOND_LOOK: SignedDuration = SignedDuration::from_secs(60);
@@ -87,6 +91,7 @@ impl Sweeper {
                 continue;
             }
             report.examined += 1;
+            world.pace().await;
             let info = match world.look_up(accessor).await {
                 Ok(Some(info)) => info,
                 Ok(None) => continue,

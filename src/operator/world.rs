@@ -22,6 +22,7 @@ use crate::domain::token::Minted;
 use crate::seal::{self, Subject};
 use crate::vault::{self, TokenInfo, TokenLister, TokenOrder, TokenStore};
 use crate::wire::{Answer, Parcel, Push};
+use governor::DefaultDirectRateLimiter;
 use jiff::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
@@ -83,6 +84,9 @@ pub trait World: Send + Sync {
 
     /// Looks a token up; `None` when there is no such live token.
     fn look_up(&self, accessor: &str) -> impl Future<Output = Result<Option<TokenInfo>, vault::Error>> + Send;
+
+    /// Waits until the sweep may look at one more token.
+    fn pace(&self) -> impl Future<Output = ()> + Send;
 
     /// The accessors of all live tokens.
     fn list(&self) -> impl Future<Output = Result<Vec<String>, vault::Error>> + Send;
@@ -156,6 +160,8 @@ pub struct Live {
     pub census: Arc<Census>,
     /// All tokens in Vault.
     pub lister: TokenLister,
+    /// How fast the sweep may look at tokens.
+    pub pace: DefaultDirectRateLimiter,
     /// Wakes the sweep.
     pub sweeps: Arc<Notify>,
     /// Who tells people.
@@ -219,6 +225,10 @@ impl World for Live {
 
     async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, vault::Error> {
         self.tokens.look_up(accessor).await
+    }
+
+    async fn pace(&self) {
+        self.pace.until_ready().await;
     }
 
     async fn list(&self) -> Result<Vec<String>, vault::Error> {

@@ -216,6 +216,8 @@ impl World for SimWorld {
         }
     }
 
+    async fn pace(&self) {}
+
     async fn list(&self) -> Result<Vec<String>, Error> {
         let live = |model: &mut Model| {
             let live = model.tokens.iter().filter(|token| model.alive(&token.accessor));
