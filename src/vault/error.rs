@@ -10,15 +10,21 @@ pub const WORDLESS: &str = "no further words";
 /// Vault's words where it refuses to make a token, before it has done anything. Other answers of the same status, 400, come where its
 /// storage fails in the midst: a server that loses its leadership says `failed to persist entry: leadership lost while committing log`, and
 /// the token may be there.
-const REFUSED_ORDERS: [&str; 7] = [
+const REFUSED_ORDERS: [&str; 6] = [
     "must be subset of",
     "is disallowed by this role",
-    "unknown role",
     "cannot assign policy",
     "root or sudo privileges required",
     "root tokens may not be created",
     "batch tokens cannot",
 ];
+
+/// Vault's words for a token role that it does not have, before it has done anything.
+const UNKNOWN_ROLE: &str = "unknown role";
+
+/// Vault's words where it answers 400 since its storage, or its leadership, went away in the midst: they say nothing of what was asked.
+const FAILED_MIDWAY: [&str; 4] =
+    ["leadership lost", "failed to persist", "context canceled", "context deadline exceeded"];
 
 /// Vault's words for a wrapping token that was used, has expired, or never was.
 const INVALID_WRAPPING_TOKEN: &str = "wrapping token is not valid or does not exist";
@@ -110,6 +116,19 @@ impl Error {
         }
     }
 
+    /// Whether Vault says that it has no token role of the name that was asked for: nothing was made, and a person can mend it.
+    pub(super) fn says_unknown_role(&self) -> bool {
+        matches!(self, Self::Answered { status: 400, messages } if messages.contains(UNKNOWN_ROLE))
+    }
+
+    /// Whether a login is refused for what it is, and not for the state that Vault is in.
+    pub(super) fn refuses_login(&self) -> bool {
+        match self {
+            Self::Answered { status: 400, messages } => !FAILED_MIDWAY.iter().any(|words| messages.contains(words)),
+            error => error.reason() == Reason::VaultForbids,
+        }
+    }
+
     /// Whether Vault says of a wrapping token that it was used, or has expired.
     pub fn says_invalid_wrapping_token(&self) -> bool {
         matches!(self, Self::Answered { status: 400, messages } if messages.contains(INVALID_WRAPPING_TOKEN))
@@ -189,6 +208,26 @@ mod tests {
         let refused = Error::NotLoggedIn { cause: String::new(), refused: true };
         assert_eq!(refused.reason(), Reason::VaultForbids);
         assert_eq!(Error::not_logged_in("").reason(), Reason::VaultUnavailable);
+    }
+
+    #[test]
+    fn a_login_is_refused_by_words_about_it_only() {
+        let answered = |status, messages: &str| Error::Answered { status, messages: messages.to_owned() };
+        for error in [
+            answered(400, "invalid role name \"operator\""),
+            answered(400, "invalid role or secret ID"),
+            answered(404, "no handler for route"),
+            Error::Forbidden { path: String::new(), messages: "permission denied".to_owned() },
+        ] {
+            assert!(error.refuses_login(), "{error}");
+        }
+        for error in [
+            answered(400, "failed to persist accessor index entry: leadership lost while committing log"),
+            answered(503, "Vault is sealed"),
+            Error::Unanswered(String::new()),
+        ] {
+            assert!(!error.refuses_login(), "{error}");
+        }
     }
 
     #[test]

@@ -130,8 +130,19 @@ impl Login {
     /// Logs in.
     ///
     /// # Errors
-    /// A file that cannot be read, or what Vault answered.
+    /// [`Error::NotLoggedIn`]: a file that cannot be read, or what Vault answered.
     pub async fn log_in(&self, connection: &Connection) -> Result<Lease, Error> {
+        self.ask(connection).await.map_err(|error| {
+            let refused = error.refuses_login();
+            let cause = match error {
+                Error::NotLoggedIn { cause, .. } => cause,
+                error => error.to_string(),
+            };
+            Error::NotLoggedIn { cause: format!("{} failed: {cause}", self.describe()), refused }
+        })
+    }
+
+    async fn ask(&self, connection: &Connection) -> Result<Lease, Error> {
         match self {
             Self::Kubernetes { mount, role, token_file } => {
                 let jwt = read(token_file, "the ServiceAccount token").await?.expose_secret().to_owned();

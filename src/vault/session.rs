@@ -4,7 +4,6 @@
 use super::connection::Connection;
 use super::error::Error;
 use super::login::{Lease, Login};
-use crate::api::Reason;
 use crate::domain::backoff::Backoff;
 use secrecy::SecretString;
 use std::sync::Arc;
@@ -86,10 +85,8 @@ async fn keep(
             }
             Err(error) => {
                 failures += 1;
-                let cause = format!("{} failed: {error}", login.describe());
-                tracing::error!(error = cause, failures, "cannot log in to Vault");
-                let refused = error.is_refusal() || error.reason() == Reason::VaultForbids;
-                offer(&sender, Err(Error::NotLoggedIn { cause, refused }));
+                tracing::error!(%error, failures, "cannot log in to Vault");
+                offer(&sender, Err(error));
             }
         }
         tokio::select! {

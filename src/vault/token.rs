@@ -5,6 +5,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::reply::Answer;
 use super::session::Session;
+use super::wrapping::WRAPS_NO_TOKEN;
 use crate::domain::duration;
 use crate::domain::token::{Minted, Qualities};
 use jiff::{SignedDuration, Timestamp};
@@ -208,7 +209,14 @@ impl TokenStore {
             ..CreateRoleTokenRequest::default()
         };
         let sent = Timestamp::now();
-        let minted = self.call(&call, Some(self.wrapping_ttl)).await?.minted(sent)?;
+        let minted = match self.call(&call, Some(self.wrapping_ttl)).await {
+            Ok(answer) => answer.minted(sent)?,
+            Err(error) if error.says_unknown_role() => {
+                let path = format!("auth/token/create/{}", order.role);
+                return Err(Error::Forbidden { path, messages: format!("it has no such token role: {}", order.role) });
+            }
+            Err(error) => return Err(error),
+        };
         if minted.token_accessor.is_empty() {
             return Err(self.take_back(minted.wrapping_token).await);
         }
@@ -221,10 +229,13 @@ impl TokenStore {
             "it came without an accessor, so nobody could revoke it; Vault 1.21 or OpenBao 2.7 is needed at least, \
              and a token role of the type service",
         );
+        // That it is there is certain, whatever these calls say of themselves: none of their errors is one of the mint's.
+        let lives = |error: Error| Error::Unanswered(format!("a token came without an accessor, and lives: {error}"));
         match self.connection.unwrap(&wrapping_token).await {
-            Ok(unwrapped) => self.revoke(&unwrapped.accessor).await.err().unwrap_or(unsupported),
+            Ok(unwrapped) => self.revoke(&unwrapped.accessor).await.map_or_else(lives, |()| unsupported),
             // A token without any accessor is a batch token, which cannot be revoked at all.
-            Err(_) => unsupported,
+            Err(Error::Malformed(WRAPS_NO_TOKEN)) => unsupported,
+            Err(error) => lives(error),
         }
     }
 

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use vaultrs::api::sys::requests::{UnwrapRequest, WrappingLookupRequest};
 
+/// The words for a wrapping token with anything else in it, or with a token that has no accessor.
+pub const WRAPS_NO_TOKEN: &str = "it wraps no token";
+
 /// What Vault says of a wrapping token without opening it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WrappingInfo {
@@ -62,7 +65,7 @@ impl Answer {
     pub fn unwrapped(self) -> Result<Unwrapped, Error> {
         let UnwrapAnswer { auth } = self.json()?;
         if auth.client_token.is_empty() || auth.accessor.is_empty() {
-            return Err(Error::Malformed("it wraps no token"));
+            return Err(Error::Malformed(WRAPS_NO_TOKEN));
         }
         let metadata = auth.metadata.unwrap_or_default();
         Ok(Unwrapped { token: auth.client_token.into(), accessor: auth.accessor, metadata, answer: self })
