@@ -186,7 +186,8 @@ fn finished(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
     if request.metadata.deletion_timestamp.is_some() {
         return Step::Settle;
     }
-    let told = request.phase() == Phase::Revoked && status.reason.as_deref() != Some(Reason::Superseded.as_str());
+    let told = status.is_compromised()
+        || request.phase() == Phase::Revoked && status.reason.as_deref() != Some(Reason::Superseded.as_str());
     let kept = observed.limits.retention.min(if told { Duration::MAX } else { SHORT_RETENTION });
     let created = request.metadata.creation_timestamp.as_ref();
     let due = status.finished_at.as_ref().or(created).and_then(|since| since.0.checked_add(kept).ok());

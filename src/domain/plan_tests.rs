@@ -494,6 +494,8 @@ fn a_pod_whose_wrapping_token_was_used_by_somebody_else_waits_for_a_person() {
     let later = NOW + 48 * 3600;
     assert!(wants(&request, true));
     assert!(matches!(decided_at(&request, Some(&alive), None, later), Step::Later(_)), "it stays while its pod lives");
+    let gone = decided_at(&request, Some(&Observation::Absent), None, NOW + 3600);
+    assert!(matches!(gone, Step::Later(_)), "it stays for the retention, longer than what says little: {gone:?}");
     assert_eq!(decided_at(&request, Some(&Observation::Absent), None, later), Step::Delete);
 
     let next = super::super::grant::tests::request();

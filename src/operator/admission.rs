@@ -67,13 +67,19 @@ impl Inspector {
         let mut last = None;
         loop {
             // The watches go on meanwhile, however long the API server takes.
+            let known: Vec<Version> = last.iter().flat_map(|last: &Seen| last.versions.clone()).collect();
             let mut meanwhile = Vec::new();
             let looked = {
                 let mut look = std::pin::pin!(self.look(&mut last));
                 loop {
                     tokio::select! {
                         looked = &mut look => break looked,
-                        Some(change) = changes.next() => meanwhile.push(change),
+                        Some(change) = changes.next() => {
+                            if !change.as_ref().is_some_and(|version| known.contains(version)) {
+                                self.doubt();
+                            }
+                            meanwhile.push(change);
+                        }
                     }
                 }
             };
@@ -92,19 +98,21 @@ impl Inspector {
             let changes = futures::stream::iter(meanwhile).chain(changes.by_ref());
             let mut news = changes.filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
             tokio::select! {
-                // Until the next look nothing is known: it may be that nobody checks who makes requests.
-                Some(_) = news.next() => {
-                    self.sender.send_if_modified(|admission| {
-                        let doubted = matches!(admission, Admission::InForce { .. });
-                        if doubted {
-                            *admission = Admission::Unknown;
-                        }
-                        doubted
-                    });
-                }
+                Some(_) = news.next() => self.doubt(),
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
+    }
+
+    /// Until the next look nothing is known: it may be that nobody checks who makes requests.
+    fn doubt(&self) {
+        self.sender.send_if_modified(|admission| {
+            let doubted = matches!(admission, Admission::InForce { .. });
+            if doubted {
+                *admission = Admission::Unknown;
+            }
+            doubted
+        });
     }
 
     async fn look(&self, last: &mut Option<Seen>) -> Result<Admission, Error> {

@@ -7,6 +7,7 @@ use crate::api::VaultTokenRequest;
 use crate::domain::tenure::granted;
 use jiff::Timestamp;
 use kube::runtime::reflector::Store;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ pub struct Census {
     limit: usize,
     ungranted: Fresh<u64, usize>,
     living: Fresh<(), Living>,
+    /// Since when tokens are known to have outlived their pods, by the UIDs of their requests. Where the pod's end was not seen, it
+    /// is counted from the first look.
+    outliving: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// What the watch shows of tokens.
@@ -63,7 +67,8 @@ impl<K: PartialEq, V: Copy> Fresh<K, V> {
 impl Census {
     /// Counts among these; more than `limit` are too many.
     pub fn new(requests: Store<VaultTokenRequest>, pods: LivePods, limit: usize) -> Self {
-        Self { requests, pods, limit, ungranted: Fresh::default(), living: Fresh::default() }
+        let (ungranted, living, outliving) = (Fresh::default(), Fresh::default(), Mutex::default());
+        Self { requests, pods, limit, ungranted, living, outliving }
     }
 
     /// What the watch shows of tokens.
@@ -75,11 +80,16 @@ impl Census {
         let (now, endings) = (Timestamp::now(), self.pods.endings());
         let live = self.requests.state_filter(VaultTokenRequest::holds_token);
         let mut living = Living { tokens: live.len(), ..Living::default() };
+        let mut outliving = self.outliving.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *outliving);
         for request in live.iter().filter(|request| self.pods.lacks(&request.spec.pod_uid)) {
-            living.outliving += 1;
-            let since = endings.seen(&request.spec.pod_uid).unwrap_or(now);
+            let uid = request.metadata.uid.clone().unwrap_or_default();
+            let known = before.get(&uid).copied().or_else(|| endings.seen(&request.spec.pod_uid));
+            let since = known.unwrap_or(now);
+            outliving.insert(uid, since);
             living.longest = living.longest.max(now.duration_since(since).try_into().unwrap_or_default());
         }
+        living.outliving = outliving.len();
         living.compromised = self.requests.state_filter(VaultTokenRequest::is_compromised).len();
         living
     }
