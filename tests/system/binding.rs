@@ -226,12 +226,22 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
     // Whatever changes of what is granted brings another look.
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
+    // A pod that asks meanwhile waits for the role, and is not denied for want of it.
+    let early = cluster.pod(&PodSpec::new(&namespace, "early", "shop-read", "1h")).await;
+    let init = cluster.init(&early).await;
+    let waits = |request: &VaultTokenRequest| {
+        let words = "it has no such token role: vault-token-operator-main-own";
+        let mut conditions = request.status.iter().flat_map(|status| &status.conditions);
+        conditions.any(|condition| condition.reason == "VaultForbids" && condition.message.contains(words))
+    };
+    cluster.until(&early, "word of the missing role", waits).await;
     let body = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
         "token_no_default_policy": true, "token_type": "service" });
     cluster.vault().must(Method::POST, role, Some(&body)).await.expect("a role");
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
     assert_eq!(known["path"], "auth/token/create/vault-token-operator-main-own");
+    cluster.ended_well(&early, &init).await;
     let body = json!({ "policy": whole });
     cluster.vault().must(Method::PUT, policy, Some(&body)).await.expect("written");
 }
