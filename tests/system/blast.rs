@@ -48,6 +48,10 @@ async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret()
     let cluster = shared().await;
     let namespace = cluster.namespace("blast-operator").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // Somebody's who has nothing to do with the operator.
+    let body = json!({ "policies": ["shop-read"], "period": "1h" });
+    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&body)).await.expect("a token");
+    let others = json!({ "accessor": made["auth"]["accessor"] });
     let stolen = cluster.operators_login().await;
     let role = "auth/token/create/vault-token-operator-main";
     for (call, expected) in [
@@ -63,6 +67,10 @@ async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret()
         // What it is for; and, for whoever knows an accessor, what it takes to revoke.
         ((Method::POST, role, json!({ "policies": ["shop-read"], "ttl": "10s" })), StatusCode::OK),
         ((Method::POST, "auth/token/lookup-accessor", json!({ "accessor": delivered.accessor() })), StatusCode::OK),
+        ((Method::POST, "auth/token/lookup-accessor", others.clone()), StatusCode::OK),
+        ((Method::POST, "auth/token/renew-accessor", others.clone()), StatusCode::OK),
+        ((Method::POST, "auth/token/revoke-accessor", others), StatusCode::NO_CONTENT),
+        ((Method::POST, "auth/token/renew-self", Value::Null), StatusCode::OK),
     ] {
         let (status, answer) = asked(cluster, &stolen, &call).await;
         assert_eq!(status, expected, "{call:?}: {}", answer["errors"]);

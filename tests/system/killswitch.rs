@@ -1,10 +1,25 @@
-//! The kill switch of docs/threat-model.md, step by step.
+//! The kill switch of docs/threat-model.md, command by command.
 
-use crate::support::{LIMIT, alone, token_of};
-use reqwest::{Method, StatusCode};
+use crate::support::{Cluster, LIMIT, alone, token_of};
 use std::time::Instant;
 use testbed::kubelet::PodSpec;
+use testbed::process::Output;
 use vault_token_operator::api::Phase;
+
+/// The commands that the document gives, without `vault`.
+fn commands() -> Vec<String> {
+    let document = include_str!("../../docs/threat-model.md");
+    let (_, section) = document.split_once("\n## The kill switch\n").expect("the section");
+    let lines = section.lines().filter_map(|line| line.strip_prefix("    vault "));
+    let commands: Vec<_> = lines.map(str::to_owned).collect();
+    assert_eq!(commands.len(), 6, "{commands:?}");
+    commands
+}
+
+async fn run(cluster: &Cluster, command: &str) -> Output {
+    let arguments: Vec<&str> = command.split_whitespace().collect();
+    cluster.vault().command(&arguments).await.expect("it runs")
+}
 
 #[tokio::test]
 async fn the_kill_switch_takes_every_token_and_makes_no_more() {
@@ -16,26 +31,20 @@ async fn the_kill_switch_takes_every_token_and_makes_no_more() {
     cluster.kubelet.report_initializing(cluster.plane(), &wrapped).await.expect("a status");
     cluster.ask(&wrapped, |_| ()).await;
     cluster.until_phase(&wrapped, Phase::Issued).await;
-    let vault = cluster.vault();
-    for role in [
-        "auth/kubernetes/role/vault-token-operator",
-        "auth/kubernetes/role/vault-token-operator-sweep",
-        "auth/token/roles/vault-token-operator-main",
-    ] {
-        vault.must(Method::DELETE, role, None).await.expect("deleted");
+    let mut commands = commands();
+    let emptiness = commands.pop().expect("the last one looks whether all is gone");
+    for command in commands {
+        let output = run(cluster, &command).await;
+        assert!(output.status.success(), "{command}: {}{}", output.stdout, output.stderr);
     }
-    for prefix in ["auth/kubernetes/login", "auth/token/create/vault-token-operator-main"] {
-        vault.must(Method::PUT, &format!("sys/leases/revoke-prefix/{prefix}"), None).await.expect("revoked");
-    }
-    let list = Method::from_bytes(b"LIST").expect("a method");
-    let leases = "sys/leases/lookup/auth/token/create/vault-token-operator-main";
+    // What is to be revoked is only queued when the commands have ended.
     let deadline = Instant::now() + LIMIT;
     loop {
-        let (status, answer) = vault.request(list.clone(), leases, None).await.expect("an answer");
-        if status == StatusCode::NOT_FOUND {
+        let output = run(cluster, &emptiness).await;
+        if output.stderr.contains("No value found") {
             break;
         }
-        assert!(Instant::now() < deadline, "there are leases: {answer}");
+        assert!(Instant::now() < deadline, "{emptiness}: {}{}", output.stdout, output.stderr);
     }
     assert!(!cluster.accepts(&delivered.token).await);
     assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, 0);

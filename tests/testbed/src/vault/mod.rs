@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::pki::Usage;
 use crate::port;
-use crate::process::{self, Process};
+use crate::process::{self, Output, Process};
 use crate::run::Run;
 use crate::settings::VaultKind;
 use api::Api;
@@ -27,6 +27,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Vault drops a token that is looked up after it was stored and before its lease is registered: nothing is looked up that was
 /// not there for so long.
 const SETTLING: Duration = Duration::from_secs(1);
+/// How long a command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -175,6 +177,18 @@ impl VaultServer {
     /// A request with the root token that has to succeed: what is set up for a test.
     pub async fn must(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         self.api.must(Some(self.root_token()), method, path, body).await
+    }
+
+    /// Runs its command line (`vault`, `bao`) with the root token to its end, as a person would.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Output, Error> {
+        let folder = self.config.folder();
+        let mut command = process::clean_command(self.binaries.server(), folder)?;
+        command
+            .args(arguments)
+            .env("VAULT_ADDR", self.address())
+            .env("VAULT_CACERT", self.ca_path())
+            .env("VAULT_TOKEN", self.root_token().expose_secret());
+        process::capture(self.kind().name(), command, folder, COMMAND_LIMIT).await
     }
 
     /// The accessors of the live tokens with this in their metadata.
