@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use testbed::demo::Existing;
 use testbed::node::Node;
 use testbed::project;
 use testbed::vault::{StatusCode, VaultServer};
@@ -34,11 +35,12 @@ impl Cluster {
 
     /// The example in this namespace.
     pub fn example(&self, namespace: &str) -> String {
-        let text = self.cluster.example().expect("the example");
-        text.replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
-            .replace("name: shop\n", &format!("name: {namespace}\n"))
-            .replace("name: shop-web\n", &format!("name: {namespace}-web\n"))
-            .replace("[shop]", &format!("[{namespace}]"))
+        self.cluster.example(namespace).expect("the example")
+    }
+
+    /// The demo in this cluster.
+    pub async fn demo(&self) -> Result<Existing, Error> {
+        self.cluster.demo().await
     }
 
     /// Where the API server and Vault listen, at the node's address.

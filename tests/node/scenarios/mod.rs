@@ -8,19 +8,19 @@ mod shapes;
 mod usual;
 
 use crate::cluster::Cluster;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{FutureExt, LocalBoxFuture};
 use serde_json::Value;
 use std::collections::HashSet;
 
 /// One of them.
 pub struct Scenario {
     pub name: &'static str,
-    pub run: for<'a> fn(&'a Cluster) -> BoxFuture<'a, ()>,
+    pub run: for<'a> fn(&'a Cluster) -> LocalBoxFuture<'a, ()>,
 }
 
 macro_rules! scenarios {
     ($($module:ident::$name:ident),* $(,)?) => {
-        &[$(Scenario { name: stringify!($name), run: |cluster| $module::$name(cluster).boxed() }),*]
+        &[$(Scenario { name: stringify!($name), run: |cluster| $module::$name(cluster).boxed_local() }),*]
     };
 }
 
@@ -56,7 +56,10 @@ pub const OTHERS: &[Scenario] = scenarios![
 ];
 
 /// After all others.
-pub const LAST: &[Scenario] = scenarios![operator::the_operator_is_uninstalled_as_the_readme_says];
+pub const LAST: &[Scenario] = scenarios![
+    operator::the_operator_is_uninstalled_as_the_readme_says,
+    operator::the_demo_leaves_a_cluster_that_was_there_before_as_it_was,
+];
 
 /// The tokens in the pods of a Deployment, as their apps have them.
 async fn tokens(cluster: &Cluster, namespace: &str) -> HashSet<String> {

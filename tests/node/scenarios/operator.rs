@@ -4,7 +4,7 @@ use super::{delete, ready, token, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 use testbed::node::NEXT_OPERATOR_IMAGE;
 
@@ -15,11 +15,39 @@ pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
     cluster.install().await;
 }
 
+/// Once the product is not there any more.
+pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: &Cluster) {
+    let all = async || {
+        let kinds = cluster.must(&["api-resources", "--verbs=list", "-o", "name"]).await;
+        // What comes and goes by itself, in a cluster where nothing is done.
+        let comes_and_goes =
+            ["events", "events.events.k8s.io", "leases.coordination.k8s.io", "ipaddresses.networking.k8s.io"];
+        let kinds: Vec<&str> = kinds.lines().filter(|kind| !comes_and_goes.contains(kind)).collect();
+        let names = cluster.must(&["get", &kinds.join(","), "-A", "--ignore-not-found", "-o", "name"]).await;
+        names.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    cluster.node().import(&testbed::node::openbao_image().expect("an image")).await.expect("imported");
+    let before = all().await;
+    let demo = cluster.demo().await.expect("nothing of the demo's is there");
+    let told = demo.tell().await;
+    demo.remove().await.expect("removed");
+    told.expect("all of it came true");
+    // The API server takes its time to forget a kind.
+    let as_before = async || match all().await {
+        after if after == before => Ok(()),
+        after => Err(format!("{:?}", after.symmetric_difference(&before).collect::<Vec<_>>())),
+    };
+    cluster.until("the cluster is as it was", as_before).await;
+}
+
 /// README.md, "Upgrade and uninstall".
 pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
     let workload = Workload::new(cluster, "last").await;
     cluster.apply("last", &workload.pod("web", &SLEEPS).to_string()).await;
     ready(cluster, "last", "web").await;
+    // The demo does not remove in the end what others have installed.
+    let refused = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    assert!(refused.contains("namespace/vault-token-operator") && refused.contains("nothing was changed"), "{refused}");
     cluster.must(&["-n", "last", "delete", "rolebinding", "vault-token-requester"]).await;
     cluster.must(&["delete", "vtr", "-A", "--all", "--timeout=60s"]).await;
     assert_eq!(cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len(), 0);

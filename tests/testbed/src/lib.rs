@@ -15,6 +15,7 @@ pub mod error;
 pub mod foreign;
 pub mod guard;
 pub mod image;
+pub mod kubectl;
 pub mod kubelet;
 pub mod load;
 pub mod node;

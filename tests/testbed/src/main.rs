@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use testbed::components::{self, Component, Origin};
-use testbed::demo::{self, Demo};
+use testbed::demo::{self, Demo, Existing, Images};
 use testbed::settings::Settings;
 use testbed::{Error, Testbed, node, report, world};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,6 +72,11 @@ enum Command {
         /// With processes, though a node could be had
         #[arg(long)]
         processes: bool,
+        /// In the cluster of this context of your kubeconfig (kind's, for example), in namespaces of its own, all of which is removed
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["keep", "processes"])]
+        context: Option<String>,
+        #[command(flatten)]
+        images: ImageNames,
     },
     /// Run the scenarios on a real node, with the product in its images; print a line for each. Takes root.
     Node {
@@ -80,6 +85,26 @@ enum Command {
     },
     /// Start a control plane and a Vault, print what clients need, and run until Ctrl-C.
     Up,
+}
+
+/// What the pods of a demo in a cluster of yours are of; it must be able to pull them, or have them (`kind load docker-image`).
+#[derive(clap::Args)]
+struct ImageNames {
+    /// The operator's, as README.md, "Install it in a cluster", builds it
+    #[arg(long, value_name = "IMAGE", requires = "context", default_value = "vault-token-operator:0.1.0")]
+    image: String,
+    /// The example app's, as README.md, "Try the example in your cluster", builds it
+    #[arg(long, value_name = "IMAGE", requires = "context", default_value = "vault-example:0.1.0")]
+    example_image: String,
+    /// OpenBao's
+    #[arg(long, value_name = "IMAGE", requires = "context", default_value = "openbao/openbao:2.7.2")]
+    openbao_image: String,
+}
+
+impl From<ImageNames> for Images {
+    fn from(ImageNames { image, example_image, openbao_image }: ImageNames) -> Self {
+        Self { operator: image, example: example_image, openbao: openbao_image }
+    }
 }
 
 fn main() -> ExitCode {
@@ -105,7 +130,10 @@ fn run(command: Command) -> Result<(), Error> {
             Command::Foreign { short } => stop.interrupts(testbed::foreign::run(short)).await,
             Command::Node { name } => stop.interrupts(testbed::suite::run("node", name)).await,
             Command::Demo { .. } if world::cgroup().is_some() => demo::tell().await,
-            Command::Demo { keep, processes } => demo(&mut stop, keep, processes).await,
+            Command::Demo { context: Some(context), images, .. } => {
+                in_cluster(&mut stop, &context, images.into()).await
+            }
+            Command::Demo { keep, processes, .. } => demo(&mut stop, keep, processes).await,
             Command::Up => up(&mut stop).await,
         }
     });
@@ -151,6 +179,14 @@ async fn demo(stop: &mut StopSignal, keep: bool, processes: bool) -> Result<(), 
         };
     }
     demo.stop().await.and(told)
+}
+
+async fn in_cluster(stop: &mut StopSignal, context: &str, images: Images) -> Result<(), Error> {
+    let cluster = stop.interrupts(Existing::of_context(context, images)).await?;
+    let told = stop.interrupts(cluster.tell()).await;
+    // A second Ctrl-C leaves things behind, and says which.
+    let removed = stop.interrupts(cluster.remove()).await;
+    told.and(removed)
 }
 
 async fn up(stop: &mut StopSignal) -> Result<(), Error> {

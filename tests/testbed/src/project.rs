@@ -41,6 +41,18 @@ pub fn path_from(folder: &Path, path: &str) -> Result<PathBuf, Error> {
     Ok(to.components().skip(1).fold(up, |way, component| way.join(component)))
 }
 
+/// `examples/shop.yaml` for this namespace and a Vault at this address.
+pub fn example(namespace: &str, vault: &str) -> Result<String, Error> {
+    let path = root().join("examples/shop.yaml");
+    let text = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
+    Ok(text
+        .replace("https://vault.vault.svc:8200", vault)
+        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
+        .replace("name: shop\n", &format!("name: {namespace}\n"))
+        .replace("name: shop-web\n", &format!("name: {namespace}-web\n"))
+        .replace("[shop]", &format!("[{namespace}]")))
+}
+
 /// The operator's binary and the example app's, built if they are not.
 #[derive(Clone, Debug)]
 pub struct Binaries {

@@ -18,8 +18,9 @@ use kube::config::AuthInfo;
 use kube::{Api, Client};
 
 use crate::error::Error;
+use crate::kubectl::Kubectl;
 use crate::pki::KeyPairFiles;
-use crate::process::{self, Output, Process};
+use crate::process::Output;
 use crate::run::Run;
 pub use access::BearerToken;
 use apiserver::ApiServer;
@@ -27,8 +28,6 @@ use etcd::Etcd;
 
 /// How long the API server may take to answer one request of the testbed's.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// How long one kubectl may run.
-const KUBECTL_LIMIT: Duration = Duration::from_secs(120);
 
 /// The binaries that a control plane needs.
 #[derive(Clone, Debug)]
@@ -182,17 +181,12 @@ impl ControlPlane {
 
     /// Runs kubectl with a kubeconfig to its end.
     pub async fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Output, Error> {
-        let mut command = process::clean_command(&self.kubectl, &self.folder)?;
-        command.arg("--kubeconfig").arg(kubeconfig).args(arguments);
-        process::capture("kubectl", command, &self.folder, KUBECTL_LIMIT).await
+        Kubectl::by_kubeconfig(&self.kubectl, &self.folder, kubeconfig).run(arguments).await
     }
 
-    /// Starts a kubectl that goes on until it is dropped, and gives the file that it writes to.
-    pub fn kubectl_watch(&self, arguments: &[&str]) -> Result<(Process, PathBuf), Error> {
-        let mut command = process::clean_command(&self.kubectl, &self.folder)?;
-        command.arg("--kubeconfig").arg(&self.admin_kubeconfig).args(arguments);
-        let log = self.folder.join("kubectl-watch.log");
-        Ok((Process::spawn("kubectl", command, &log)?, log))
+    /// The kubectl of somebody who may do everything.
+    pub fn admin_kubectl(&self) -> Kubectl {
+        Kubectl::by_kubeconfig(&self.kubectl, &self.folder, &self.admin_kubeconfig)
     }
 
     /// Ends the API server; etcd and the data stay.

@@ -1,12 +1,15 @@
 //! `cargo demo`: the main job on real components, shown as it happens. Whatever does not come true ends it with an
 //! error.
 
+mod existing;
 mod node;
+mod pods;
 mod processes;
 mod show;
 
 use std::time::Duration;
 
+pub use existing::{Existing, Images};
 pub use node::{outside, tell};
 pub use processes::Demo;
 

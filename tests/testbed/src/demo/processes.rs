@@ -89,8 +89,7 @@ impl Demo {
     }
 
     async fn story(&self) -> Result<(), Error> {
-        let plane = self.system.testbed().control_plane();
-        let story = Story::new(plane);
+        let story = Story::new(self.system.testbed().control_plane().admin_kubectl(), NAMESPACE);
         let rows = story.pod_asks(self.apply()).await?;
         let token_file = self.token_file().await?;
         rows.show_until("Delivered", LIMIT).await?;

@@ -4,17 +4,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{LIMIT, MANIFEST, NAMESPACE, POD};
-use crate::control_plane::ControlPlane;
+use super::{LIMIT, MANIFEST, POD};
 use crate::error::Error;
+use crate::kubectl::Kubectl;
 use crate::process::Process;
 use crate::project;
 use crate::report;
-use crate::system::must_succeed;
 
-/// Shows the story of one control plane.
+/// Shows the story of one cluster.
 pub(super) struct Story<'a> {
-    plane: &'a ControlPlane,
+    kubectl: Kubectl,
+    /// Where the pod is.
+    namespace: &'a str,
 }
 
 /// What runs on when the story has ended.
@@ -86,8 +87,8 @@ pub(super) fn came_true(started: Instant) {
 }
 
 impl<'a> Story<'a> {
-    pub(super) fn new(plane: &'a ControlPlane) -> Self {
-        Self { plane }
+    pub(super) fn new(kubectl: Kubectl, namespace: &'a str) -> Self {
+        Self { kubectl, namespace }
     }
 
     pub(super) fn chapter(&self, title: &str) {
@@ -121,7 +122,7 @@ impl<'a> Story<'a> {
     /// Runs kubectl and shows what it prints, from the line that begins with `from` if that is given.
     pub(super) async fn kubectl(&self, arguments: &[&str], from: Option<&str>) -> Result<(), Error> {
         report::output(&format!("$ kubectl {}", arguments.join(" ")));
-        let text = must_succeed(self.plane.kubectl(arguments).await?, "kubectl")?;
+        let text = self.kubectl.must(arguments).await?;
         let lines: Vec<&str> =
             text.lines().skip_while(|line| from.is_some_and(|from| !line.starts_with(from))).collect();
         self.say(&lines.join("\n"));
@@ -132,7 +133,7 @@ impl<'a> Story<'a> {
     pub(super) async fn pod_asks(&self, apply: impl Future<Output = Result<String, Error>>) -> Result<Rows, Error> {
         self.chapter("A pod whose annotations ask for a Vault policy");
         self.show_file(&project::root().join(MANIFEST), "  annotations:", 2)?;
-        let rows = self.watch_requests(NAMESPACE)?;
+        let rows = self.watch_requests()?;
         report::output(&format!("$ kubectl apply -f {MANIFEST}"));
         self.say(&apply.await?);
 
@@ -146,12 +147,12 @@ impl<'a> Story<'a> {
 
         self.chapter("The request stays, for audit");
         self.kubectl(&["get", "vtr", "-A", "-o", "wide"], None).await?;
-        self.kubectl(&["events", "-n", NAMESPACE, "--for", &format!("pod/{POD}")], None).await
+        self.kubectl(&["events", "-n", self.namespace, "--for", &format!("pod/{POD}")], None).await
     }
 
-    /// Begins to follow the requests of a namespace.
-    fn watch_requests(&self, namespace: &str) -> Result<Rows, Error> {
-        let (process, log) = self.plane.kubectl_watch(&["get", "vtr", "-n", namespace, "--watch"])?;
+    /// Begins to follow the requests of the pod's namespace.
+    fn watch_requests(&self) -> Result<Rows, Error> {
+        let (process, log) = self.kubectl.watch(&["get", "vtr", "-n", self.namespace, "--watch"])?;
         Ok(Rows { process, log, shown: std::sync::atomic::AtomicUsize::new(0) })
     }
 }

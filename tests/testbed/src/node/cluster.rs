@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Node, PAUSE_IMAGE, obtain, settings};
 use crate::bed::Testbed;
 use crate::components::{self, Component};
+use crate::demo::{Existing, Images};
 use crate::error::Error;
 use crate::image::Image;
 use crate::project::{self, Binaries};
@@ -21,6 +22,8 @@ const OPERATOR_IMAGE: &str = "vault-token-operator:0.1.0";
 const EXAMPLE_IMAGE: &str = "vault-example:0.1.0";
 /// The operator's image once more, for upgrades.
 pub const NEXT_OPERATOR_IMAGE: &str = "vault-token-operator:0.1.1";
+/// OpenBao, for demos.
+const OPENBAO_IMAGE: &str = "testbed/openbao:1";
 /// An image with a shell and its commands, for apps of tests.
 pub const SHELL_IMAGE: &str = "testbed/shell:1";
 
@@ -73,6 +76,17 @@ fn images() -> Result<Vec<Image>, Error> {
     let pause = of_shell(PAUSE_IMAGE, &["/bin/busybox", "sleep", "2147483647"]);
     let next = Image { name: NEXT_OPERATOR_IMAGE.to_owned(), ..operator.clone() };
     Ok(vec![operator, next, example, pause, of_shell(SHELL_IMAGE, &["/bin/sh"])])
+}
+
+/// OpenBao as a pod.
+pub fn openbao_image() -> Result<Image, Error> {
+    let bao = components::obtain(Component::Bao, &settings()?)?.path;
+    Ok(Image {
+        name: OPENBAO_IMAGE.to_owned(),
+        files: vec![(bao, "/bin/bao".to_owned())],
+        entrypoint: vec!["/bin/bao".to_owned()],
+        user: "65532:65532".to_owned(),
+    })
 }
 
 /// The cluster and its Vault.
@@ -143,17 +157,22 @@ impl Cluster {
         self.kubectl(&["-n", namespace, "create", "configmap", "vault-ca", &file]).await.map(drop)
     }
 
+    /// The demo in this cluster, as in one that was there before.
+    pub async fn demo(&self) -> Result<Existing, Error> {
+        let (operator, example, openbao) = (OPERATOR_IMAGE.into(), EXAMPLE_IMAGE.into(), OPENBAO_IMAGE.into());
+        let kubectl = self.testbed.control_plane().admin_kubectl();
+        Existing::new(kubectl, Workdir::new()?, Images { operator, example, openbao }).await
+    }
+
     /// Waits until all of the operator's replicas are as they should be.
     pub async fn roll_out(&self) -> Result<(), Error> {
         let deployment = format!("deployment/{OPERATOR}");
         self.kubectl(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=90s"]).await.map(drop)
     }
 
-    /// `examples/shop.yaml` for this Vault.
-    pub fn example(&self) -> Result<String, Error> {
-        let path = project::root().join("examples/shop.yaml");
-        let text = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
-        Ok(text.replace("https://vault.vault.svc:8200", self.vault().address()))
+    /// `examples/shop.yaml` for this Vault, in this namespace.
+    pub fn example(&self, namespace: &str) -> Result<String, Error> {
+        project::example(namespace, self.vault().address())
     }
 
     /// Runs kubectl as an administrator, which has to succeed; gives what it printed.

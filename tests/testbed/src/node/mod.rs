@@ -21,7 +21,7 @@ use crate::process::{self, Process};
 use crate::run::Run;
 use crate::settings::{KubernetesVersion, Settings};
 use crate::world;
-pub use cluster::{Cluster, NEXT_OPERATOR_IMAGE, SHELL_IMAGE, in_world, lacking};
+pub use cluster::{Cluster, NEXT_OPERATOR_IMAGE, SHELL_IMAGE, in_world, lacking, openbao_image};
 use containers::Containerd;
 use containers::PAUSE_IMAGE;
 

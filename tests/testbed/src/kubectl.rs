@@ -1,0 +1,78 @@
+//! kubectl, for one cluster and one user of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::guard;
+use crate::process::{self, Output, Process};
+use crate::system::must_succeed;
+
+/// How long one kubectl may run.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Which cluster, and who asks.
+#[derive(Clone, Debug)]
+enum Access {
+    /// What this file says, and nothing of this process's environment.
+    Kubeconfig(PathBuf),
+    /// The context of this name, as this process's user has it: its kubeconfig, and the programs that log it in.
+    Context(String),
+}
+
+/// Runs kubectl.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    access: Access,
+    /// For what is kept of its output, and what it keeps itself.
+    folder: PathBuf,
+}
+
+impl Kubectl {
+    /// By a kubeconfig.
+    pub fn by_kubeconfig(program: &Path, folder: &Path, kubeconfig: &Path) -> Self {
+        let access = Access::Kubeconfig(kubeconfig.to_owned());
+        Self { program: program.to_owned(), access, folder: folder.to_owned() }
+    }
+
+    /// By a context of the user's.
+    pub fn by_context(program: &Path, folder: &Path, context: &str) -> Self {
+        let access = Access::Context(context.to_owned());
+        Self { program: program.to_owned(), access, folder: folder.to_owned() }
+    }
+
+    /// Runs it to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Result<Output, Error> {
+        process::capture("kubectl", self.command(arguments)?, &self.folder, LIMIT).await
+    }
+
+    /// As [`Kubectl::run`], and it has to succeed; gives what it printed.
+    pub async fn must(&self, arguments: &[&str]) -> Result<String, Error> {
+        must_succeed(self.run(arguments).await?, "kubectl")
+    }
+
+    /// Starts one that goes on until it is dropped, and gives the file that it writes to.
+    pub fn watch(&self, arguments: &[&str]) -> Result<(Process, PathBuf), Error> {
+        let log = self.folder.join("kubectl-watch.log");
+        Ok((Process::spawn("kubectl", self.command(arguments)?, &log)?, log))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Result<Command, Error> {
+        let mut command = match &self.access {
+            Access::Kubeconfig(path) => {
+                let mut command = process::clean_command(&self.program, &self.folder)?;
+                command.arg("--kubeconfig").arg(path);
+                command
+            }
+            Access::Context(context) => {
+                let mut command = guard::command(&self.program)?;
+                command.args(["--context", context]);
+                command
+            }
+        };
+        command.args(arguments);
+        Ok(command)
+    }
+}
