@@ -64,9 +64,18 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the call certainly changed nothing: the server refused it.
+    /// Whether the call certainly changed nothing: the server refused it, or was not reached.
     pub fn had_no_effect(&self) -> bool {
-        self.status().is_some_and(|status| (400..500).contains(&status))
+        match self {
+            Self::Api(kube::Error::Api(status)) => (400..500).contains(&status.code),
+            Self::Api(kube::Error::Service(error)) => {
+                let first: &(dyn std::error::Error + 'static) = &**error;
+                let mut causes = std::iter::successors(Some(first), |error| error.source());
+                let connecting = causes.find_map(|error| error.downcast_ref::<hyper_util::client::legacy::Error>());
+                connecting.is_some_and(|error| error.is_connect())
+            }
+            _ => false,
+        }
     }
 
     /// Whether the answer came and is none that can be read.

@@ -8,7 +8,10 @@ use crate::api::VaultTokenRequestStatus;
 pub fn step(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> Option<String> {
     let lost = |status| lost_grant(status).is_some();
     let name = match (lost(before), lost(after)) {
-        _ if before.phase != after.phase => return Some(after.phase.unwrap_or_default().to_string()),
+        // An attempt that ended without a record is followed by the next one in the same phase.
+        _ if (before.phase, before.attempts) != (after.phase, after.attempts) => {
+            return Some(after.phase.unwrap_or_default().to_string());
+        }
         _ if before.renewed_at != after.renewed_at => "Renewed",
         (false, true) => "GrantLost",
         (true, false) => "GrantRegained",
@@ -49,6 +52,13 @@ mod tests {
         let life = [&again, &lost, &regained, &revoked];
         assert_eq!(steps(&life), ["GrantLost", "GrantRegained", "Revoked"]);
         assert_eq!(revoked.phase, Some(Phase::Revoked));
+        let minting = |attempts| VaultTokenRequestStatus {
+            phase: Some(Phase::Minting),
+            reason: Some("Minting".to_owned()),
+            attempts,
+            ..Default::default()
+        };
+        assert_eq!(steps(&[&minting(1), &minting(2)]), ["Minting"]);
         assert_eq!(step(&revoked, &revoked), None);
     }
 

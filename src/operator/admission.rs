@@ -83,7 +83,11 @@ impl Inspector {
                     }
                 }
             };
+            let seen = |version: &Version| last.as_ref().is_some_and(|last| last.versions.contains(version));
+            let outdated = meanwhile.iter().any(|change| !change.as_ref().is_some_and(seen));
             match looked {
+                // It changed again while it was looked at.
+                Ok(Admission::InForce { .. }) if outdated => {}
                 Ok(admission) => {
                     let news = *self.sender.borrow() != admission;
                     if news {
@@ -94,7 +98,6 @@ impl Inspector {
                 // What was seen last may well be true still; in an outage nothing can be written either.
                 Err(error) => tracing::warn!(%error, "cannot look at the admission policies"),
             }
-            let seen = |version: &Version| last.as_ref().is_some_and(|last| last.versions.contains(version));
             let changes = futures::stream::iter(meanwhile).chain(changes.by_ref());
             let mut news = changes.filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
             tokio::select! {

@@ -1,7 +1,7 @@
 //! The sweep: finds tokens that this cluster made and that no request records, and revokes them (rules 9 and 10).
 
 use super::world::World;
-use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use crate::api::{REQUESTS_PER_POD, Reason, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::sweep::{Claim, Judgement, TokenFacts, contradicted, judge, pod_lives};
 use crate::vault;
@@ -62,6 +62,9 @@ pub struct Report {
 /// Why a sweep broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Vault does not let the operator list tokens, or look at them.
+    #[error(transparent)]
+    NotPermitted(vault::Error),
     /// Vault could not be asked.
     #[error(transparent)]
     Vault(#[from] vault::Error),
@@ -82,7 +85,10 @@ impl Sweeper {
     /// What kept it from finding any; nothing was revoked then.
     pub async fn sweep(&mut self, world: &impl World, recorded: impl Fn(&str) -> bool) -> Result<Report, Error> {
         // Vault first: a request that is read later knows of every token that was made by then.
-        let listed = world.list().await?;
+        let listed = world.list().await.map_err(|error| match error.reason() {
+            Reason::VaultForbids => Error::NotPermitted(error),
+            _ => Error::Vault(error),
+        })?;
         let mut report = Report { listed: listed.len(), ..Report::default() };
         let mut orphans = Vec::new();
         let (mut read, mut forbidden) = (0, None);
@@ -125,7 +131,7 @@ impl Sweeper {
         if let (0, Some(error)) = (read, forbidden)
             && !self.may_look(world, &listed).await?
         {
-            return Err(error.into());
+            return Err(Error::NotPermitted(error));
         }
         report.orphans = orphans.len();
         // Where the request itself says that the attempt is over, nothing was lost: an outage of Vault leaves as many as it likes.
@@ -142,7 +148,7 @@ impl Sweeper {
         self.suspects.retain(|accessor, _| orphans.iter().any(|(claim, _)| claim.accessor == *accessor));
         for (claim, judgement) in orphans {
             match self.end(world, &claim, judgement).await {
-                Ok(None) => {}
+                Ok(None) => audit(&claim, true),
                 Ok(Some(why)) => {
                     report.kept.push((claim, why));
                     continue;
@@ -152,9 +158,6 @@ impl Sweeper {
                     break;
                 }
             }
-            tracing::warn!(target: "audit", step = "OrphanRevoked", namespace = claim.namespace, pod = claim.pod_name,
-                pod_uid = claim.pod_uid, request = claim.request_name, request_uid = claim.request_uid,
-                attempt = claim.attempt, token_accessor = claim.accessor, "a token that no request records was revoked");
             report.revoked.push(claim);
         }
         report.second_look = report.kept.iter().any(|(claim, _)| self.suspects.contains_key(&claim.accessor));
@@ -164,8 +167,13 @@ impl Sweeper {
     /// Revokes a token that no request records, unless it is kept; gives why.
     async fn end(&mut self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
         let kept = self.kept(world, claim, judgement).await?;
-        if kept.is_none() {
-            world.revoke(&claim.accessor).await?;
+        if kept.is_none()
+            && let Err(error) = world.revoke(&claim.accessor).await
+        {
+            if !error.had_no_effect() {
+                audit(claim, false);
+            }
+            return Err(error.into());
         }
         Ok(kept)
     }
@@ -212,6 +220,13 @@ impl Sweeper {
         }
         self.foreign.insert(hash(accessor));
     }
+}
+
+/// The audit line of a token that was revoked, or perhaps was where no answer came.
+fn audit(claim: &Claim, answered: bool) {
+    tracing::warn!(target: "audit", step = "OrphanRevoked", answered, namespace = claim.namespace, pod = claim.pod_name,
+        pod_uid = claim.pod_uid, request = claim.request_name, request_uid = claim.request_uid,
+        attempt = claim.attempt, token_accessor = claim.accessor, "a token that no request records was revoked");
 }
 
 /// All requests of the token's pod.

@@ -126,7 +126,7 @@ fn tell(report: &Report, took: Duration, herald: &Herald, health: &Health) {
 
 fn complaint(error: &Error) -> (SweepResult, String) {
     match error {
-        Error::Vault(error) if error.reason() == Reason::VaultForbids => {
+        Error::NotPermitted(error) => {
             let message = format!(
                 "tokens that a crash leaves without a request live until their ttl ends, since the operator may not list \
                  tokens ({error}); config/vault/ says how to allow it"

@@ -124,7 +124,10 @@ impl Error {
     /// Whether a login is refused for what it is, and not for the state that Vault is in.
     pub(super) fn refuses_login(&self) -> bool {
         match self {
-            Self::Answered { status: 400, messages } => !FAILED_MIDWAY.iter().any(|words| messages.contains(words)),
+            // Without words it may be a proxy's.
+            Self::Answered { status: 400 | 404, messages } => {
+                messages != WORDLESS && !FAILED_MIDWAY.iter().any(|words| messages.contains(words))
+            }
             error => error.reason() == Reason::VaultForbids,
         }
     }
@@ -224,6 +227,8 @@ mod tests {
         for error in [
             answered(400, "failed to persist accessor index entry: leadership lost while committing log"),
             answered(503, "Vault is sealed"),
+            answered(400, WORDLESS),
+            answered(404, WORDLESS),
             Error::Unanswered(String::new()),
         ] {
             assert!(!error.refuses_login(), "{error}");

@@ -58,7 +58,8 @@ impl TokenLister {
     /// The accessors of all live tokens of Vault (of its namespace, where it has any), each old enough to be looked up.
     ///
     /// # Errors
-    /// [`Error::is_forbidden`] or [`Error::is_refusal`] where the operator was not given the right: see `config/vault/`.
+    /// Of the reason [`Reason::VaultForbids`](crate::api::Reason::VaultForbids) where the operator was not given the right: see
+    /// `config/vault/`.
     pub async fn list(&self) -> Result<Vec<String>, Error> {
         let lease = self.login.log_in(&self.connection).await?;
         let listed = self.connection.list(&ListAccessorRequest {}, &lease.token).await;

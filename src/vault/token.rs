@@ -229,8 +229,11 @@ impl TokenStore {
             "it came without an accessor, so nobody could revoke it; Vault 1.21 or OpenBao 2.7 is needed at least, \
              and a token role of the type service",
         );
-        // That it is there is certain, whatever these calls say of themselves: none of their errors is one of the mint's.
-        let lives = |error: Error| Error::Unanswered(format!("a token came without an accessor, and lives: {error}"));
+        // Whatever these calls say of themselves, their errors are none of the mint's, which has had an effect.
+        let lives = |error: Error| {
+            tracing::warn!(%error, "a token that came without an accessor could not be taken back, and may live for its ttl");
+            Error::Malformed("the token came without an accessor, could not be taken back, and may live for its ttl")
+        };
         match self.connection.unwrap(&wrapping_token).await {
             Ok(unwrapped) => self.revoke(&unwrapped.accessor).await.map_or_else(lives, |()| unsupported),
             // A token without any accessor is a batch token, which cannot be revoked at all.

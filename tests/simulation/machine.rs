@@ -342,6 +342,16 @@ impl Machine {
         self.check()
     }
 
+    /// Whether a token lives longer than its request says.
+    pub fn lives_longer_than_recorded(&self) -> bool {
+        let model = self.model();
+        let recorded = |accessor: &str| {
+            let request = model.requests.values().find(|request| accessor_of(request) == Some(accessor))?;
+            Some(request.status.as_ref()?.expires_at.as_ref()?.0)
+        };
+        model.tokens.iter().any(|token| recorded(&token.accessor).is_some_and(|expires| token.expires > expires))
+    }
+
     fn operator(&mut self, number: u8) -> &mut Operator {
         &mut self.operators[usize::from(number) % 2]
     }

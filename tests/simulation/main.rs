@@ -177,8 +177,11 @@ fn tokens_that_are_delivered_already() {
 fn a_renewal_whose_answer_was_lost() {
     simulate(1, 40, late_life(), |machine| {
         machine.settle()?;
-        machine.act(Action::Wait { seconds: 420 })?;
-        machine.act(Action::Turn { operator: 0, request: 0, bits: u16::MAX, fate: Fate::Lost })
+        machine.act(Action::Wait { seconds: 200 })?;
+        // The first call reads the pod, the second one renews.
+        machine.act(Action::Turn { operator: 0, request: 0, bits: 0b10, fate: Fate::Lost })?;
+        assert!(machine.lives_longer_than_recorded(), "the renewal took no effect");
+        Ok(())
     });
 }
 

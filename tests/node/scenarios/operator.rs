@@ -17,25 +17,47 @@ pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
 
 /// Once the product is not there any more.
 pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: &Cluster) {
-    let all = async || {
-        let kinds = cluster.must(&["api-resources", "--verbs=list", "-o", "name"]).await;
-        // What comes and goes by itself, in a cluster where nothing is done.
-        let comes_and_goes =
-            ["events", "events.events.k8s.io", "leases.coordination.k8s.io", "ipaddresses.networking.k8s.io"];
-        let kinds: Vec<&str> = kinds.lines().filter(|kind| !comes_and_goes.contains(kind)).collect();
-        let names = cluster.must(&["get", &kinds.join(","), "-A", "--ignore-not-found", "-o", "name"]).await;
-        names.lines().map(str::to_owned).collect::<BTreeSet<_>>()
-    };
     cluster.node().import(&testbed::node::openbao_image().expect("an image")).await.expect("imported");
-    let before = all().await;
+    let before = objects(cluster).await;
     let demo = cluster.demo().await.expect("nothing of the demo's is there");
     let told = demo.tell().await;
     demo.remove().await.expect("removed");
     told.expect("all of it came true");
-    // The API server takes its time to forget a kind.
-    let as_before = async || match all().await {
-        after if after == before => Ok(()),
-        after => Err(format!("{:?}", after.symmetric_difference(&before).collect::<Vec<_>>())),
+    until_objects_are(cluster, &before).await;
+
+    // One that came to nothing, in the midst of it: the namespace is there, and nothing else.
+    let demo = cluster.demo().await.expect("nothing of the demo's is there");
+    let another = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    assert!(another.contains("namespace/vault-token-operator-demo in it"), "{another}");
+    demo.remove().await.expect("removed");
+    until_objects_are(cluster, &before).await;
+
+    // What others have under a name of the product's.
+    let labels = r#"{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "vault-namespace-labels"}, "spec": {"validations": [{"expression": "true"}]}}"#;
+    cluster.apply("default", labels).await;
+    let planted = objects(cluster).await;
+    let refused = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    assert!(refused.contains("/vault-namespace-labels in it"), "{refused}");
+    assert_eq!(objects(cluster).await, planted);
+    cluster.must(&["delete", "validatingadmissionpolicy", "vault-namespace-labels"]).await;
+}
+
+/// All objects of the cluster, by kind, namespace, name, UID and generation, but those that come and go by themselves.
+async fn objects(cluster: &Cluster) -> BTreeSet<String> {
+    let kinds = cluster.must(&["api-resources", "--verbs=list", "-o", "name"]).await;
+    let comes_and_goes = ["events", "events.events.k8s.io", "leases.coordination.k8s.io"];
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !comes_and_goes.contains(kind)).collect();
+    let columns = "jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.metadata.generation}{\"\\n\"}{end}";
+    let objects = cluster.must(&["get", &kinds.join(","), "-A", "--ignore-not-found", "-o", columns]).await;
+    objects.lines().map(str::to_owned).collect()
+}
+
+/// The API server takes its time to forget a kind.
+async fn until_objects_are(cluster: &Cluster, before: &BTreeSet<String>) {
+    let as_before = async || match objects(cluster).await {
+        after if after == *before => Ok(()),
+        after => Err(format!("{:?}", after.symmetric_difference(before).collect::<Vec<_>>())),
     };
     cluster.until("the cluster is as it was", as_before).await;
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::guard;
+use crate::pki;
 use crate::process::{self, Output, Process};
 use crate::system::must_succeed;
 
@@ -17,8 +18,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 enum Access {
     /// What this file says, and nothing of this process's environment.
     Kubeconfig(PathBuf),
-    /// The context of this name, as this process's user has it: its kubeconfig, and the programs that log it in.
-    Context(String),
+    /// What this file says, with this process's environment: the user's kubeconfig may name programs that log him in.
+    Users(PathBuf),
 }
 
 /// Runs kubectl.
@@ -37,10 +38,14 @@ impl Kubectl {
         Self { program: program.to_owned(), access, folder: folder.to_owned() }
     }
 
-    /// By a context of the user's.
-    pub fn by_context(program: &Path, folder: &Path, context: &str) -> Self {
-        let access = Access::Context(context.to_owned());
-        Self { program: program.to_owned(), access, folder: folder.to_owned() }
+    /// By a context of the user's, as it is now: whatever his kubeconfig says later, it is the same cluster.
+    pub async fn by_context(program: &Path, folder: &Path, context: &str) -> Result<Self, Error> {
+        let mut command = guard::command(program)?;
+        command.args(["--context", context, "config", "view", "--minify", "--flatten", "--raw"]);
+        let text = must_succeed(process::capture("kubectl", command, folder, LIMIT).await?, "kubectl config view")?;
+        let path = folder.join("context.kubeconfig");
+        pki::write(&path, &text)?;
+        Ok(Self { program: program.to_owned(), access: Access::Users(path), folder: folder.to_owned() })
     }
 
     /// Runs it to its end.
@@ -60,19 +65,11 @@ impl Kubectl {
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Command, Error> {
-        let mut command = match &self.access {
-            Access::Kubeconfig(path) => {
-                let mut command = process::clean_command(&self.program, &self.folder)?;
-                command.arg("--kubeconfig").arg(path);
-                command
-            }
-            Access::Context(context) => {
-                let mut command = guard::command(&self.program)?;
-                command.args(["--context", context]);
-                command
-            }
+        let (mut command, path) = match &self.access {
+            Access::Kubeconfig(path) => (process::clean_command(&self.program, &self.folder)?, path),
+            Access::Users(path) => (guard::command(&self.program)?, path),
         };
-        command.args(arguments);
+        command.arg("--kubeconfig").arg(path).args(arguments);
         Ok(command)
     }
 }

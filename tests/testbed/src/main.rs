@@ -184,8 +184,14 @@ async fn demo(stop: &mut StopSignal, keep: bool, processes: bool) -> Result<(), 
 async fn in_cluster(stop: &mut StopSignal, context: &str, images: Images) -> Result<(), Error> {
     let cluster = stop.interrupts(Existing::of_context(context, images)).await?;
     let told = stop.interrupts(cluster.tell()).await;
-    // A second Ctrl-C leaves things behind, and says which.
-    let removed = stop.interrupts(cluster.remove()).await;
+    // Another Ctrl-C, from now on, leaves things behind.
+    let removed = StopSignal::new()?.interrupts(cluster.remove()).await;
+    if let (Err(error), Err(_)) = (&removed, &told) {
+        report::line(&format!("{error:?}"));
+    }
+    if removed.is_err() {
+        report::line(&format!("what is left of the demo is removed by: {}", cluster.by_hand()));
+    }
     told.and(removed)
 }
 
@@ -206,22 +212,26 @@ async fn up(stop: &mut StopSignal) -> Result<(), Error> {
     testbed.stop().await
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 struct StopSignal {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl StopSignal {
     fn new() -> Result<Self, Error> {
         let signal = |kind| signal(kind).map_err(Error::io("could not listen to signals"));
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let [interrupt, terminate, hangup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, hangup: hangup? })
     }
 
     async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 

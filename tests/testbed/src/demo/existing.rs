@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::pods::{self, LOOK_UP, Stage};
+use super::pods::{self, LOOK_UP, Stage, UNKNOWN};
 use crate::components::{self, Component};
 use crate::error::Error;
 use crate::kubectl::Kubectl;
@@ -23,10 +23,6 @@ const VAULT: &str = "https://vault.vault-token-operator-demo.svc:8200";
 const INSIDE: &str = "127.0.0.1:8201";
 /// The oldest version that the operator takes.
 const MINOR: u32 = 33;
-/// What the demo makes is of these kinds, or in a namespace of its own.
-const KINDS: &str = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingadmissionpolicies,\
-                     validatingadmissionpolicybindings";
-
 /// The images that its pods are of: the cluster must be able to pull them, or have them.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -48,18 +44,19 @@ pub struct Existing {
 }
 
 impl Existing {
-    /// The cluster of a context of the user's; as [`Existing::new`].
+    /// The cluster of a context of the user's; as [`Existing::claim`].
     pub async fn of_context(context: &str, images: Images) -> Result<Self, Error> {
         let obtained =
             tokio::task::spawn_blocking(|| components::obtain(Component::Kubectl, &Settings::from_env()?)).await;
         let program = obtained.map_err(|error| Error::io("could not get kubectl")(std::io::Error::other(error)))??.path;
         let folder = Workdir::new()?;
-        let kubectl = Kubectl::by_context(&program, folder.path(), context);
-        Self::new(kubectl, folder, images).await
+        let kubectl = Kubectl::by_context(&program, folder.path(), context).await?;
+        Self::claim(kubectl, folder, images).await
     }
 
-    /// The cluster that kubectl reaches, unless there is already in it what the demo would make, and remove.
-    pub async fn new(kubectl: Kubectl, folder: Workdir, images: Images) -> Result<Self, Error> {
+    /// The cluster that kubectl reaches, unless there is already in it what the demo would make, and remove. The namespace of the demo is
+    /// made, so that there are no two of them.
+    pub async fn claim(kubectl: Kubectl, folder: Workdir, images: Images) -> Result<Self, Error> {
         let this = Self { kubectl, images, pki: Pki::new(folder.path())?, folder };
         let version: Value = parsed(&this.kubectl.must(&["version", "-o", "json"]).await?)?;
         let minor =
@@ -70,13 +67,16 @@ impl Existing {
                 version["serverVersion"]["gitVersion"]
             )));
         }
+        this.write_manifests().await?;
         let there = this.there().await?;
         if !there.is_empty() {
+            let there = there.join(", ");
             return Err(refused(format!(
-                "it has {} already, and the demo would remove that in the end; nothing was changed",
-                there.join(", ")
+                "there is {there} in it, which the demo would make and remove; nothing was changed. If an earlier demo left it: {}",
+                this.by_hand()
             )));
         }
+        this.kubectl.must(&["create", "namespace", NAMESPACE]).await?;
         Ok(this)
     }
 
@@ -87,45 +87,99 @@ impl Existing {
         report::line("installing crds/, config/ and config/vault/ ...");
         self.tell_vault().await?;
         self.install().await?;
-        pods::tell(self).await
+        pods::tell(self).await?;
+        // One that had started anew would have forgotten every token.
+        let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+        match self.kubectl.must(&["get", "pod", "vault", "-n", NAMESPACE, "-o", restarts]).await?.as_str() {
+            "0" => Ok(()),
+            count => Err(Error::io("the story shows nothing")(std::io::Error::other(format!(
+                "Vault started {count} times anew"
+            )))),
+        }
     }
 
-    /// Removes everything, and looks whether it is gone.
+    /// Removes everything, and looks whether it is gone. What fails keeps nothing else from being removed.
     pub async fn remove(&self) -> Result<(), Error> {
         report::line("removing all of it ...");
-        let there = self.there().await?;
-        let has = |name: &str| there.iter().any(|one| one.ends_with(&format!("/{name}")));
-        // As README.md says: whoever asks anew no longer may, and the operator revokes what is there.
-        let wait = "--timeout=90s";
-        if has(NAMESPACE) {
-            self.delete(&["rolebinding", "vault-token-requester", "-n", NAMESPACE, "--ignore-not-found"]).await?;
+        let mut failed = Vec::new();
+        for command in self.removal() {
+            let command: Vec<&str> = command.iter().map(String::as_str).collect();
+            failed.extend(self.kubectl.must(&command).await.err().map(|error| format!("{error:?}")));
         }
-        if has("vaulttokenrequests.vaultproject.io") {
-            self.delete(&["vtr", "-A", "--all", wait]).await?;
-        }
-        let folder = self.folder.path().to_string_lossy().into_owned();
-        self.delete(&["-k", &folder, "--ignore-not-found", wait]).await?;
-        self.delete(&["-f", &of_project("crds"), "--ignore-not-found", wait]).await?;
-        self.delete(&["clusterrolebinding", NAMESPACE, "--ignore-not-found"]).await?;
-        self.delete(&["namespace", NAMESPACE, "--ignore-not-found", wait]).await?;
-        match self.there().await? {
-            left if left.is_empty() => {
-                report::line("the cluster is as it was");
+        let left = self.there().await?;
+        match left.is_empty() {
+            true => {
+                report::line("all that the demo made is gone");
                 Ok(())
             }
-            left => Err(Error::io("not all of it is gone")(std::io::Error::other(left.join(", ")))),
+            false => {
+                failed.push(format!("left: {}; to remove it by hand: {}", left.join(", "), self.by_hand()));
+                Err(Error::io("not all of it is gone")(std::io::Error::other(failed.join("; "))))
+            }
         }
     }
 
-    async fn delete(&self, what: &[&str]) -> Result<(), Error> {
-        self.kubectl.must(&[&["delete"], what].concat()).await.map(drop)
+    /// What a person can do whose demo could not remove it all.
+    pub fn by_hand(&self) -> String {
+        [
+            &format!("kubectl delete vaulttokenrequests.vaultproject.io --all -n {NAMESPACE}"),
+            "kubectl delete -k config/",
+            "kubectl delete -f crds/",
+            &format!("kubectl delete clusterrolebinding/{NAMESPACE} namespace/{NAMESPACE}"),
+        ]
+        .join("; ")
     }
 
-    /// What is in the cluster of what the demo makes.
+    /// As README.md says: whoever asks anew no longer may, the operator revokes what is there, and then goes.
+    fn removal(&self) -> Vec<Vec<String>> {
+        let product = self.product();
+        let requests = "vaulttokenrequests.vaultproject.io";
+        let [wait, all] = ["--timeout=90s", "--ignore-not-found"];
+        let commands: [&[&str]; 6] = [
+            &["rolebinding", "vault-token-requester", "-n", NAMESPACE, all],
+            &[requests, "--all", "-n", NAMESPACE, wait],
+            &["-f", &product, all, wait],
+            &["-f", &of_project("crds"), all, wait],
+            &["clusterrolebinding", NAMESPACE, all],
+            &["namespace", NAMESPACE, all, wait],
+        ];
+        let command = |what: &&[&str]| ["delete"].iter().chain(*what).map(|word| (*word).to_owned()).collect();
+        commands.iter().map(command).collect()
+    }
+
+    /// What is in the cluster of what the demo makes: its namespace, and the very objects of `config/` and `crds/`.
     async fn there(&self) -> Result<Vec<String>, Error> {
-        let names = self.kubectl.must(&["get", KINDS, "-o", "name"]).await?;
-        let ours = ["vault-token", "vaulttokenrequests.", "vaultpolicybindings."];
-        Ok(names.lines().filter(|name| ours.iter().any(|our| name.contains(our))).map(str::to_owned).collect())
+        let (product, crds) = (self.product(), of_project("crds"));
+        let mut there = Vec::new();
+        for of in [&["-f", &product][..], &["-f", &crds], &["namespace", NAMESPACE], &["clusterrolebinding", NAMESPACE]]
+        {
+            let names = self.kubectl.must(&[&["get"], of, &["--ignore-not-found", "-o", "name"]].concat()).await?;
+            there.extend(names.lines().map(str::to_owned));
+        }
+        Ok(there)
+    }
+
+    /// The file with all objects of `config/`.
+    fn product(&self) -> String {
+        self.folder.path().join("product.yaml").to_string_lossy().into_owned()
+    }
+
+    /// README.md, "Install it in a cluster", step 3.
+    async fn write_manifests(&self) -> Result<(), Error> {
+        let folder = self.folder.path();
+        let (name, tag) = repository_and_tag(&self.images.operator);
+        let kustomization = json!({
+            "resources": [project::path_from(folder, "config")?],
+            "images": [{ "name": OPERATOR, "newName": name, "newTag": tag }],
+            "configMapGenerator": [{
+                "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
+                "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={VAULT}")],
+            }],
+        });
+        let write = |path: &Path, text: &str| std::fs::write(path, text).map_err(Error::path("could not write", path));
+        write(&folder.join("kustomization.yaml"), &kustomization.to_string())?;
+        let product = self.kubectl.must(&["kustomize", &folder.to_string_lossy()]).await?;
+        write(Path::new(&self.product()), &product)
     }
 
     /// OpenBao as a pod: for development, but with TLS to the cluster.
@@ -135,10 +189,11 @@ impl Existing {
         let config = json!({ "listener": [{ "tcp": {
             "address": "0.0.0.0:8200", "tls_cert_file": "/etc/openbao/tls.crt", "tls_key_file": "/etc/openbao/tls.key",
         } }] });
+        let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(32).collect();
         let files = json!({
             "openbao.json": config.to_string(), "tls.crt": read(&server.certificate)?, "tls.key": read(&server.key)?,
+            "token": token,
         });
-        let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(32).collect();
         let command = ["bao", "server", "-dev", "-dev-no-store-token", "-config=/etc/openbao/openbao.json"];
         let environment = [
             ("BAO_DEV_LISTEN_ADDRESS", INSIDE),
@@ -152,7 +207,6 @@ impl Existing {
         let labels = json!({ "app": "vault" });
         let meta = |name: &str| json!({ "name": name, "namespace": NAMESPACE, "labels": labels });
         let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
-            { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } },
             { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta("vault") },
             { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": NAMESPACE },
               "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator" },
@@ -232,22 +286,10 @@ impl Existing {
         self.kubectl.must(&[&exec, arguments].concat()).await
     }
 
-    /// README.md, "Install it in a cluster", steps 3 and 4.
+    /// README.md, "Install it in a cluster", step 4.
     async fn install(&self) -> Result<(), Error> {
-        let folder = self.folder.path();
-        let (name, tag) = self.images.operator.rsplit_once(':').unwrap_or((&self.images.operator, "latest"));
-        let kustomization = json!({
-            "resources": [project::path_from(folder, "config")?],
-            "images": [{ "name": OPERATOR, "newName": name, "newTag": tag }],
-            "configMapGenerator": [{
-                "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
-                "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={VAULT}")],
-            }],
-        });
-        let file = folder.join("kustomization.yaml");
-        std::fs::write(&file, kustomization.to_string()).map_err(Error::path("could not write", &file))?;
         self.kubectl.must(&["apply", "--server-side", "-f", &of_project("crds")]).await?;
-        self.kubectl.must(&["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
+        self.kubectl.must(&["apply", "--server-side", "-f", &self.product()]).await?;
         self.give_ca(OPERATOR).await?;
         let deployment = format!("deployment/{OPERATOR}");
         self.kubectl.must(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=100s"]).await.map(drop)
@@ -289,9 +331,7 @@ impl Stage for Existing {
         match output.status.success() {
             true => Ok(Ok(())),
             // Whatever else keeps it from asking is no word of the token's death.
-            false if output.stderr.contains("Code: 403") || output.stderr.contains("invalid accessor") => {
-                Ok(Err(output.stderr.trim().to_owned()))
-            }
+            false if output.stderr.contains(UNKNOWN) => Ok(Err(output.stderr.trim().to_owned())),
             false => Err(Error::io("could not ask Vault")(std::io::Error::other(output.stderr))),
         }
     }
@@ -303,6 +343,11 @@ fn refused(why: String) -> Error {
 
 fn of_project(path: &str) -> String {
     project::root().join(path).to_string_lossy().into_owned()
+}
+
+/// The two parts of an image's name; a colon before the last slash is that of a port.
+fn repository_and_tag(image: &str) -> (&str, &str) {
+    image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((image, "latest"))
 }
 
 /// A file of `config/vault/`.
@@ -321,5 +366,17 @@ fn plain(value: &Value) -> String {
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_may_be_behind_a_port() {
+        assert_eq!(repository_and_tag("operator:0.1.0"), ("operator", "0.1.0"));
+        assert_eq!(repository_and_tag("registry:5000/operator"), ("registry:5000/operator", "latest"));
+        assert_eq!(repository_and_tag("registry:5000/operator:2"), ("registry:5000/operator", "2"));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::NAMESPACE;
-use super::pods::{self, LOOK_UP, Stage};
+use super::pods::{self, LOOK_UP, Stage, UNKNOWN};
 use crate::error::Error;
 use crate::kubectl::Kubectl;
 use crate::node::{self, Cluster};
@@ -48,6 +48,11 @@ impl Stage for Cluster {
     async fn look_up(&self, accessor: &str) -> Result<Result<(), String>, Error> {
         let (status, answer) =
             self.vault().request(Method::POST, LOOK_UP, Some(&json!({ "accessor": accessor }))).await?;
-        Ok(if status == StatusCode::OK { Ok(()) } else { Err(format!("{status}: {}", answer["errors"])) })
+        let words = format!("{status}: {}", answer["errors"]);
+        match status {
+            StatusCode::OK => Ok(Ok(())),
+            _ if words.contains(UNKNOWN) => Ok(Err(words)),
+            _ => Err(Error::io("could not ask Vault")(std::io::Error::other(words))),
+        }
     }
 }

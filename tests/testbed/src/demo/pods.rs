@@ -12,6 +12,9 @@ use crate::system::OPERATOR;
 /// Where Vault says what it knows of the token of an accessor.
 pub(super) const LOOK_UP: &str = "auth/token/lookup-accessor";
 
+/// Vault's word for an accessor that it has no live token of.
+pub(super) const UNKNOWN: &str = "invalid accessor";
+
 /// A cluster with the product on it, and its Vault.
 pub(super) trait Stage {
     /// The kubectl of an administrator.

@@ -161,7 +161,7 @@ impl Cluster {
     pub async fn demo(&self) -> Result<Existing, Error> {
         let (operator, example, openbao) = (OPERATOR_IMAGE.into(), EXAMPLE_IMAGE.into(), OPENBAO_IMAGE.into());
         let kubectl = self.testbed.control_plane().admin_kubectl();
-        Existing::new(kubectl, Workdir::new()?, Images { operator, example, openbao }).await
+        Existing::claim(kubectl, Workdir::new()?, Images { operator, example, openbao }).await
     }
 
     /// Waits until all of the operator's replicas are as they should be.
