@@ -86,9 +86,13 @@ async fn keep(
             }
             Err(error) => {
                 failures += 1;
-                let cause = format!("{} failed: {error}", login.describe());
-                tracing::error!(error = cause, failures, "cannot log in to Vault");
                 let refused = error.is_refusal() || error.reason() == Reason::VaultForbids;
+                let why = match error {
+                    Error::NotLoggedIn { cause, .. } => cause,
+                    error => error.to_string(),
+                };
+                let cause = format!("{} failed: {why}", login.describe());
+                tracing::error!(error = cause, failures, "cannot log in to Vault");
                 offer(&sender, Err(Error::NotLoggedIn { cause, refused }));
             }
         }
