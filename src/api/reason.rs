@@ -74,8 +74,10 @@ reasons! {
     NotGranted,
     /// No binding grants the token's policies any more; it is revoked after a grace period.
     GrantLost,
-    /// The grace period of a token that lost its grant is over; it is being revoked.
+    /// The grace period of a token that lost its grant is over; it is revoked.
     GrantEnded,
+    /// A token that had lost its grant has it again.
+    GrantRegained,
     /// So many tokens have lost their grants at once that a person has to look at it before they are revoked.
     RevocationHeld,
     /// No pod of that name is in the request's namespace.

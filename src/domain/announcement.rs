@@ -20,19 +20,24 @@ pub struct Announcement {
 pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> Option<Announcement> {
     let phase = after.phase.unwrap_or_default();
     let entered = before.phase != after.phase;
-    let reason = after.reason.clone().unwrap_or_default();
+    let mut reason = after.reason.clone().unwrap_or_default();
     let text = |kind| message(after, kind).unwrap_or_default().to_owned();
     let (warning, action, note) = match phase {
         Phase::Issued if entered => (false, "Issue", issued(after)),
         Phase::Delivered if entered => (false, "Deliver", text(ConditionType::Delivered)),
         // The pod may still run, with a token that is dead.
         Phase::Revoked if entered => {
-            let alarming = [Reason::RequestDeleted, Reason::TokenExpired, Reason::GrantLost].map(Reason::as_str);
+            let alarming = [Reason::RequestDeleted, Reason::TokenExpired, Reason::GrantEnded].map(Reason::as_str);
             (alarming.contains(&reason.as_str()), "Revoke", text(ConditionType::Revoked))
         }
         Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
         Phase::Failed if entered => (true, "Issue", text(ConditionType::Issued)),
         Phase::Revoking if entered => (true, "Deliver", text(ConditionType::Delivered)),
+        _ if regained(after) && !regained(before) => {
+            // It goes on in the phase that it is in, and with the reason of that.
+            reason = Reason::GrantRegained.as_str().to_owned();
+            (false, "Authorize", text(ConditionType::Authorized))
+        }
         _ if before.reason == after.reason => return None,
         _ => {
             let kind = held_up(&reason)?;
@@ -40,6 +45,12 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
         }
     };
     Some(Announcement { warning, reason, action, note })
+}
+
+/// Whether the token has its grant again after it had lost it.
+fn regained(status: &VaultTokenRequestStatus) -> bool {
+    let authorized = status.condition(ConditionType::Authorized);
+    authorized.is_some_and(|condition| condition.reason == Reason::GrantRegained.as_str())
 }
 
 /// The action that a waiting reason holds up, for those that somebody may have to do something about.
@@ -102,6 +113,24 @@ mod tests {
         assert!(warns(draft().expired()));
         assert!(warns(draft().revoked(&Why::new(Reason::RequestDeleted, "the request was deleted"))));
         assert!(!warns(draft().revoked(&Why::new(Reason::PodDeleted, "the pod is gone"))));
+    }
+
+    #[test]
+    fn the_loss_of_a_grant_its_return_and_its_end_are_told_apart() {
+        let delivered = VaultTokenRequestStatus { phase: Some(Phase::Delivered), ..Default::default() };
+        let draft = |before| Draft::new(Some(before), Some(1), Timestamp::UNIX_EPOCH);
+        let told = |before, after: &VaultTokenRequestStatus| {
+            announcement(before, after).map(|told| (told.warning, told.action, told.reason))
+        };
+        let lost = draft(&delivered).grant_lost(&Why::new(Reason::GrantLost, "none grants it"));
+        assert_eq!(told(&delivered, &lost), Some((true, "Revoke", "GrantLost".to_owned())));
+        let again = draft(&lost).grant_regained();
+        assert_eq!(told(&lost, &again), Some((false, "Authorize", "GrantRegained".to_owned())));
+        assert_eq!(told(&again, &draft(&again).renewed(Timestamp::UNIX_EPOCH)), None, "it is told once");
+        let ended = draft(&lost).grant_lost(&Why::new(Reason::GrantEnded, "its time is over"));
+        assert_eq!(told(&lost, &ended), None, "its death is told");
+        let dead = draft(&ended).revoked(&Why::new(Reason::GrantEnded, "none grants it"));
+        assert_eq!(told(&ended, &dead), Some((true, "Revoke", "GrantEnded".to_owned())));
     }
 
     #[test]

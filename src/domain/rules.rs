@@ -5,6 +5,7 @@ use super::glob;
 use super::grant::{Limits, check_ttl};
 use super::policies;
 use crate::api::{Delivery, SelfRenewal, Subject, VaultPolicyBinding, VaultPolicyBindingSpec};
+use crate::text::one_line;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -144,6 +145,26 @@ impl Rules {
             |(name, labels): &(&String, &Labels)| spec.subjects.iter().any(|subject| reaches(subject, name, labels));
         self.namespaces.iter().filter(reached).count()
     }
+
+    /// What a binding's subjects select and no namespace matches: one phrase for each such subject.
+    pub fn unmatched(&self, spec: &VaultPolicyBindingSpec) -> Vec<String> {
+        let phrase = |(index, subject): (usize, &Subject)| match (&subject.namespaces, &subject.namespace_selector) {
+            (Some(names), _) => {
+                let missing: Vec<&str> =
+                    names.iter().map(String::as_str).filter(|name| !self.namespaces.contains_key(*name)).collect();
+                let missing = (!missing.is_empty()).then(|| missing.join(" and no "))?;
+                Some(format!("subjects[{index}]: there is no namespace {}", one_line(&missing)))
+            }
+            (None, Some(selector)) => {
+                let matched = self.namespaces.iter().any(|(name, labels)| reaches(subject, name, labels));
+                let labels: Vec<_> =
+                    selector.match_labels.iter().map(|(label, value)| format!("{label}={}", value.0)).collect();
+                (!matched).then(|| format!("subjects[{index}]: no namespace has {}", one_line(&labels.join(" and "))))
+            }
+            (None, None) => None,
+        };
+        spec.subjects.iter().enumerate().filter_map(phrase).collect()
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +218,35 @@ pub(crate) mod tests {
             let error = read(json!({"subjects": [subject]})).expect_err("it was taken");
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn subjects_that_match_no_namespace_are_named_by_what_they_select() {
+        let team = |team: &str, stage: &str| {
+            let labels = json!({"vaultproject.io/team": team, "vaultproject.io/stage": stage});
+            json!({"namespaceSelector": {"matchLabels": labels}, "serviceAccounts": ["*"]})
+        };
+        let named = |names: Value| json!({"namespaces": names, "serviceAccounts": ["*"]});
+        let subjects = [
+            named(json!(["shop"])),
+            named(json!(["shpo"])),
+            team("a", "prod"),
+            team("b", "prod"),
+            named(json!(["store", "shop", "stall"])),
+        ];
+        let shop = ("shop".to_owned(), labels(&[("vaultproject.io/team", "a"), ("vaultproject.io/stage", "prod")]));
+        let rules = Rules::new(Vec::new(), HashMap::from([shop]));
+        let spec = binding("b", json!({ "subjects": subjects })).spec;
+        assert_eq!(
+            rules.unmatched(&spec),
+            [
+                "subjects[1]: there is no namespace shpo",
+                "subjects[3]: no namespace has vaultproject.io/stage=prod and vaultproject.io/team=b",
+                "subjects[4]: there is no namespace store and no stall",
+            ]
+        );
+        assert_eq!(rules.reach(&spec), 1);
+        assert!(rules.unmatched(&binding("b", json!({})).spec).is_empty());
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Draft {
         self.status.ttl = Some(duration::format(intent.grant.ttl));
         self.status.service_account_name = Some(intent.pod.service_account.clone());
         self.status.node_name = intent.pod.node_name.clone();
-        self.set(ConditionType::Authorized, true, &verified());
+        let verified = "the pod and its annotations were verified, and a binding grants what it asks for";
+        self.set(ConditionType::Authorized, true, &Why::new(Reason::PodVerified, verified));
         let minting = Why::new(Reason::Minting, format!("attempt {} of {MAX_ATTEMPTS} is under way", intent.attempt));
         self.set(ConditionType::Issued, false, &minting);
         self.close(Phase::Minting, Reason::Minting)
@@ -84,11 +85,11 @@ impl Draft {
 
     /// The token has its grant again.
     pub fn grant_regained(mut self) -> VaultTokenRequestStatus {
-        let verified = verified();
-        self.set(ConditionType::Authorized, true, &verified);
+        let message = "a binding grants the token's policies again; it is not revoked";
+        self.set(ConditionType::Authorized, true, &Why::new(Reason::GrantRegained, message));
         match self.status.phase.unwrap_or_default() {
             Phase::Delivered => self.close(Phase::Delivered, Reason::TokenDelivered),
-            phase => self.close(phase, verified.reason),
+            phase => self.close(phase, Reason::GrantRegained),
         }
     }
 
@@ -292,10 +293,6 @@ impl Draft {
         self.status.observed_generation = self.generation;
         self.status
     }
-}
-
-fn verified() -> Why {
-    Why::new(Reason::PodVerified, "the pod and its annotations were verified, and a binding grants what it asks for")
 }
 
 fn held() -> Why {

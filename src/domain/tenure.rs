@@ -50,7 +50,7 @@ pub(super) fn tenure(observed: &Observed<'_>, status: &VaultTokenRequestStatus, 
     let (since, held) = match (granted, lost) {
         // Whoever wrote this may have revoked it by now: there is no way back.
         (_, Some(lost)) if is(lost, Reason::GrantEnded) => {
-            let why = Why::new(Reason::GrantLost, "no binding grants its policies any more");
+            let why = Why::new(Reason::GrantEnded, "no binding grants its policies any more");
             return Tenure::Now(Step::RevokeFinally(accessor.to_owned(), why));
         }
         (true, None) => return Tenure::Granted,

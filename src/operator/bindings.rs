@@ -61,7 +61,8 @@ impl Statuses {
                     if !roles.contains_key(&rule.token_role) {
                         roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
                     }
-                    self.judge(&rule, edition.rules.reach(&binding.spec), roles[&rule.token_role])
+                    let unmatched = edition.rules.unmatched(&binding.spec);
+                    judge(&rule, edition.rules.reach(&binding.spec), &unmatched, roles[&rule.token_role])
                 }
             };
             let reach = u32::try_from(edition.rules.reach(&binding.spec)).unwrap_or(u32::MAX);
@@ -85,29 +86,6 @@ impl Statuses {
         }
     }
 
-    fn judge(&self, rule: &Rule, reach: usize, role: Role) -> (&'static str, BindingReason, String) {
-        let name = &rule.token_role;
-        match role {
-            _ if reach == 0 => {
-                ("False", BindingReason::NoNamespaceMatches, "none of its subjects matches a namespace".to_owned())
-            }
-            Role::Missing => {
-                let message = format!("Vault has no token role {name}; make it as config/vault/ says");
-                ("False", BindingReason::TokenRoleMissing, message)
-            }
-            Role::Hidden => {
-                let message = format!(
-                    "Vault does not let the operator read auth/token/roles/{name}, nor make tokens through it, perhaps; add its two \
-                     paths to the operator's policy as config/vault/README.md says"
-                );
-                ("Unknown", BindingReason::TokenRoleUnreadable, message)
-            }
-            Role::There => {
-                ("True", BindingReason::Accepted, format!("it is for service accounts of {reach} namespaces"))
-            }
-        }
-    }
-
     async fn patch(&self, name: &str, status: &VaultPolicyBindingStatus) -> Result<(), Error> {
         let bindings: Api<VaultPolicyBinding> = Api::all(self.client.clone());
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -121,6 +99,32 @@ enum Role {
     There,
     Missing,
     Hidden,
+}
+
+/// `unmatched`: what its subjects select and no namespace matches.
+fn judge(rule: &Rule, reach: usize, unmatched: &[String], role: Role) -> (&'static str, BindingReason, String) {
+    let name = &rule.token_role;
+    let (ready, reason, mut message) = match role {
+        _ if reach == 0 => {
+            ("False", BindingReason::NoNamespaceMatches, "none of its subjects matches a namespace".to_owned())
+        }
+        Role::Missing => {
+            let message = format!("Vault has no token role {name}; make it as config/vault/ says");
+            ("False", BindingReason::TokenRoleMissing, message)
+        }
+        Role::Hidden => {
+            let message = format!(
+                "Vault does not let the operator read auth/token/roles/{name}, nor make tokens through it, perhaps; add its two \
+                 paths to the operator's policy as config/vault/README.md says"
+            );
+            ("Unknown", BindingReason::TokenRoleUnreadable, message)
+        }
+        Role::There => ("True", BindingReason::Accepted, format!("it is for service accounts of {reach} namespaces")),
+    };
+    if !unmatched.is_empty() {
+        message.push_str(&format!("; what matches nothing: {}", unmatched.join("; ")));
+    }
+    (ready, reason, message)
 }
 
 fn status(

@@ -98,6 +98,8 @@ struct SelfAnswer {
 #[derive(Deserialize)]
 struct SelfData {
     ttl: u64,
+    /// Missing where the token never ends.
+    expire_time: Option<String>,
     #[serde(default)]
     renewable: bool,
 }
@@ -122,7 +124,9 @@ impl Answer {
     /// What is not as it should be.
     pub fn lease_of(&self, token: SecretString) -> Result<Lease, Error> {
         let SelfAnswer { data } = self.json()?;
-        Ok(Lease { token, ttl: Duration::from_secs(data.ttl), renewable: data.renewable })
+        // In whole seconds, so that the last one is none, too.
+        let ttl = if data.expire_time.is_some() { data.ttl.max(1) } else { data.ttl };
+        Ok(Lease { token, ttl: Duration::from_secs(ttl), renewable: data.renewable })
     }
 }
 
@@ -165,7 +169,16 @@ impl Login {
             }
             Self::TokenFile { path } => {
                 let token = read(path, "the token file").await?;
-                connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await?.lease_of(token)
+                match connection.call(&LookupTokenSelfRequest {}, Some(&token), None).await {
+                    Err(Error::Forbidden { messages, .. }) => Err(Error::NotLoggedIn {
+                        cause: format!(
+                            "Vault does not know it, or lets it do nothing ({messages}); write another one into the file, made as \
+                             config/vault/README.md says"
+                        ),
+                        refused: true,
+                    }),
+                    answer => answer?.lease_of(token),
+                }
             }
         }
     }

@@ -4,8 +4,8 @@ use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of}
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use testbed::kubelet::PodSpec;
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use testbed::kubelet::{PodHandle, PodSpec};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 /// A namespace whose pods may ask, and are granted nothing.
 async fn ungranted(cluster: &Cluster, name: &str) -> String {
@@ -33,13 +33,18 @@ async fn refused(cluster: &Cluster, spec: Value) -> String {
 }
 
 async fn until_said(cluster: &Cluster, arguments: &[&str], words: &str) {
+    until_says(cluster, arguments, words, |text| text.contains(words)).await;
+}
+
+/// Waits until kubectl says what is wanted.
+async fn until_says(cluster: &Cluster, arguments: &[&str], what: &str, wanted: impl Fn(&str) -> bool) {
     let deadline = Instant::now() + LIMIT;
     loop {
         let text = cluster.kubectl(arguments).await;
-        if text.contains(words) {
+        if wanted(&text) {
             return;
         }
-        assert!(Instant::now() < deadline, "no {words:?} in {text}");
+        assert!(Instant::now() < deadline, "no {what:?} in {text}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -103,29 +108,69 @@ async fn i4_one_binding_grants_the_whole_request_within_its_bounds() {
     assert!(condition(&denied, "Authorized").2.contains("the delivery Status is not granted"), "{denied:#?}");
 }
 
+/// How the pods of a namespace can lose their grant. Each is tried in a namespace, and with a binding, of that name.
+const LOSSES: [&str; 3] = ["binding-deleted", "policies-narrowed", "label-taken"];
+
+/// Gives the pods of such a namespace their grant, or takes it.
+async fn set_grant(cluster: &Cluster, way: &str, granted: bool) {
+    match (way, granted) {
+        ("binding-deleted", false) => drop(cluster.kubectl(&["delete", "vpb", way]).await),
+        ("binding-deleted", true) => bind(cluster, way, grant(way, &["shop-read"])).await,
+        ("policies-narrowed", _) => bind(cluster, way, grant(way, &[if granted { "shop-*" } else { "shop-db" }])).await,
+        (_, _) => {
+            let label = if granted { "vaultproject.io/granted=yes" } else { "vaultproject.io/granted-" };
+            cluster.kubectl(&["label", "namespace", way, label]).await;
+        }
+    }
+}
+
+/// Waits until an Event of this reason says these words of a pod, and another one of its first request.
+async fn until_told(cluster: &Cluster, pod: &PodHandle, reason: &str, words: &str) {
+    for name in [&pod.name, &request_name(&pod.name, &pod.uid, 0)] {
+        let about = format!("involvedObject.name={name},reason={reason}");
+        let get =
+            ["get", "events", "-n", &pod.namespace, "--field-selector", &about, "-o", "jsonpath={.items[*].message}"];
+        until_said(cluster, &get, words).await;
+    }
+}
+
 #[tokio::test]
 async fn a_token_that_loses_its_grant_is_revoked_after_its_grace_period_unless_it_has_it_back() {
     let (cluster, _guard) = alone().await;
     cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_GRANT_GRACE", "4s")]).await.expect("the operator starts");
-    let namespace = ungranted(cluster, "lost-grant").await;
-    bind(cluster, "lost-grant-read", grant(&namespace, &["shop-read"])).await;
-    bind(cluster, "lost-grant-db", grant(&namespace, &["shop-db"])).await;
-    let loses = cluster.deliver(&PodSpec::new(&namespace, "loses", "shop-read", "1h")).await;
-    let regains = cluster.deliver(&PodSpec::new(&namespace, "regains", "shop-db", "1h")).await;
+    cluster.system.start_operator(&[("VTO_GRANT_GRACE", "6s")]).await.expect("the operator starts");
     let lost = |request: &VaultTokenRequest| reason(request) == "GrantLost";
-    cluster.kubectl(&["delete", "vpb", "lost-grant-read", "lost-grant-db"]).await;
-    cluster.until(&loses.pod, "word of the loss", lost).await;
-    cluster.until(&regains.pod, "word of the loss", lost).await;
-    assert!(cluster.accepts(&loses.token).await, "it has some time left");
-    bind(cluster, "lost-grant-db", grant(&namespace, &["shop-d*"])).await;
-    let revoked = cluster.until_phase(&loses.pod, Phase::Revoked).await;
-    assert_eq!(condition(&revoked, "Revoked").1, "GrantLost");
-    assert!(!cluster.accepts(&loses.token).await);
-    cluster.until_described("pod", "loses", &namespace, "GrantLost").await;
-    let kept = cluster.until(&regains.pod, "grant", |request| reason(request) == "TokenDelivered").await;
-    assert_eq!(condition(&kept, "Authorized").0, "True");
-    assert!(cluster.lives(regains.accessor()).await);
+    let mut losing = Vec::new();
+    for way in LOSSES {
+        let namespace = cluster.namespace(way).await;
+        if way == "label-taken" {
+            let selector = json!({ "matchLabels": { "vaultproject.io/granted": "yes" } });
+            let subject = json!({ "namespaceSelector": selector, "serviceAccounts": ["*"] });
+            bind(cluster, way, json!({ "subjects": [subject], "policies": ["shop-read"] })).await;
+        }
+        set_grant(cluster, way, true).await;
+        let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+        let pod = &delivered.pod;
+        set_grant(cluster, way, false).await;
+        cluster.until(pod, "word of the loss", lost).await;
+        set_grant(cluster, way, true).await;
+        let kept = cluster.until(pod, "grant", |request| reason(request) == "TokenDelivered").await;
+        assert_eq!(condition(&kept, "Authorized").1, "GrantRegained", "{way}");
+        until_told(cluster, pod, "GrantLost", "it is revoked 6s after that").await;
+        until_told(cluster, pod, "GrantRegained", "again; it is not revoked").await;
+        assert!(cluster.accepts(&delivered.token).await, "{way}: it has its grant again");
+
+        set_grant(cluster, way, false).await;
+        cluster.until(pod, "word of the loss", lost).await;
+        assert!(cluster.accepts(&delivered.token).await, "{way}: it has some time left");
+        losing.push(delivered);
+    }
+    for delivered in losing {
+        let revoked = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+        assert_eq!(condition(&revoked, "Revoked").1, "GrantEnded");
+        assert!(!cluster.accepts(&delivered.token).await);
+        until_told(cluster, &delivered.pod, "GrantEnded", "its token is dead").await;
+    }
 }
 
 #[tokio::test]
@@ -206,6 +251,40 @@ async fn a_binding_says_of_itself_what_keeps_it_from_granting() {
         until_said(cluster, &["get", "vpb", &name, "-o", "wide"], reason).await;
         until_said(cluster, &["describe", "vpb", &name], words).await;
     }
+}
+
+#[tokio::test]
+async fn a_binding_names_the_subjects_that_match_no_namespace() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("matched").await;
+    let selector = json!({ "matchLabels": { "vaultproject.io/team": "matched" } });
+    let misspelt = json!([
+        { "namespaces": ["mached"], "serviceAccounts": ["*"] },
+        { "namespaceSelector": selector, "serviceAccounts": ["*"] },
+    ]);
+    let said =
+        ["get", "vpb", "matched", "-o", "jsonpath={.status.conditions[0].reason}: {.status.conditions[0].message}"];
+    let until = async |words: &str| until_said(cluster, &said, words).await;
+    bind(cluster, "matched", json!({ "subjects": misspelt, "policies": ["shop-*"] })).await;
+    until(
+        "NoNamespaceMatches: none of its subjects matches a namespace; what matches nothing: subjects[0]: there is no namespace \
+         mached; subjects[1]: no namespace has vaultproject.io/team=matched",
+    )
+    .await;
+    let mut spec = grant(&namespace, &["shop-*"]);
+    spec["subjects"].as_array_mut().expect("subjects").extend(misspelt.as_array().expect("subjects").clone());
+    bind(cluster, "matched", spec).await;
+    until(
+        "Accepted: it is for service accounts of 1 namespaces; what matches nothing: subjects[1]: there is no namespace mached; \
+         subjects[2]: no namespace has vaultproject.io/team=matched",
+    )
+    .await;
+    // Each is seen when it is mended.
+    cluster.namespace("mached").await;
+    until("of 2 namespaces; what matches nothing: subjects[2]: no namespace").await;
+    cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=matched"]).await;
+    let all = "Accepted: it is for service accounts of 2 namespaces";
+    until_says(cluster, &said, all, |text| text == all).await;
 }
 
 #[tokio::test]

@@ -25,40 +25,158 @@ async fn serves(cluster: &Cluster, namespace: &str, settings: &[(&str, &str)]) {
     cluster.until_dead(delivered.accessor()).await;
 }
 
+/// Puts a secret into a file of the run, in place of what was in it.
 fn secret_file(cluster: &Cluster, name: &str, secret: &Value) -> PathBuf {
     let path = cluster.system.testbed().run().path().join(name);
+    let new = path.with_extension("new");
     // A line end, as an editor leaves it.
-    std::fs::write(&path, format!("{}\n", secret.as_str().expect("a secret"))).expect("written");
+    std::fs::write(&new, format!("{}\n", secret.as_str().expect("a secret"))).expect("written");
+    std::fs::rename(new, &path).expect("renamed");
     path
+}
+
+/// A new secret ID of this role of AppRole's.
+async fn secret_id(cluster: &Cluster, role: &str) -> Value {
+    let made = cluster.vault().must(Method::POST, &format!("{role}/secret-id"), None).await.expect("a secret ID");
+    made["data"]["secret_id"].clone()
+}
+
+/// Enables AppRole at this path, as config/vault/README.md says, but for the life of the operator's login; gives the settings. The
+/// secret ID is in the file that is called like the path.
+async fn approle_at<'a>(cluster: &Cluster, mount: &'a str, [ttl, longest]: [&str; 2]) -> Vec<(&'a str, String)> {
+    let vault = cluster.vault();
+    vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "approle" }))).await.expect("enabled");
+    let tune = json!({ "user_lockout_config": { "lockout_disable": true } });
+    vault.must(Method::POST, &format!("sys/auth/{mount}/tune"), Some(&tune)).await.expect("tuned");
+    let role = json!({
+        "token_policies": ["vault-token-operator", "vault-token-operator-sweep"], "token_no_default_policy": true,
+        "token_ttl": ttl, "token_max_ttl": longest,
+    });
+    let path = format!("auth/{mount}/role/vault-token-operator");
+    vault.must(Method::POST, &path, Some(&role)).await.expect("a role");
+    let id = vault.must(Method::GET, &format!("{path}/role-id"), None).await.expect("an ID");
+    let file = secret_file(cluster, &format!("{mount}.secret-id"), &secret_id(cluster, &path).await);
+    vec![
+        ("VTO_VAULT_AUTH", "approle".to_owned()),
+        ("VTO_VAULT_AUTH_MOUNT", mount.to_owned()),
+        ("VTO_VAULT_ROLE_ID", id["data"]["role_id"].as_str().expect("an ID").to_owned()),
+        ("VTO_VAULT_SECRET_ID_FILE", text(&file)),
+    ]
 }
 
 #[tokio::test]
 async fn approle() {
     let (cluster, _guard) = alone().await;
-    let vault = cluster.vault();
-    vault.must(Method::POST, "sys/auth/approle", Some(&json!({ "type": "approle" }))).await.expect("enabled");
-    let role = json!({ "token_policies": ["vault-token-operator"], "token_no_default_policy": true });
-    let path = "auth/approle/role/operator";
-    vault.must(Method::POST, path, Some(&role)).await.expect("a role");
-    let id = vault.must(Method::GET, &format!("{path}/role-id"), None).await.expect("an ID");
-    let secret = vault.must(Method::POST, &format!("{path}/secret-id"), None).await.expect("a secret ID");
-    let file = secret_file(cluster, "secret-id", &secret["data"]["secret_id"]);
-    let settings = [
-        ("VTO_VAULT_AUTH", "approle"),
-        ("VTO_VAULT_ROLE_ID", id["data"]["role_id"].as_str().expect("an ID")),
-        ("VTO_VAULT_SECRET_ID_FILE", file.to_str().expect("a path")),
-    ];
-    serves(cluster, "approle", &settings).await;
+    let settings = approle_at(cluster, "approle", USUAL).await;
+    // Without the mount: it is the default.
+    let (method, ids) = (&settings[..1], &settings[2..]);
+    serves(cluster, "approle", &borrowed(&[method, ids].concat())).await;
+    // By the same role.
+    cluster.until_healthy("without a request revoked").await;
+    recovers(cluster, "approle-revoked", "approle").await;
+}
+
+#[tokio::test]
+async fn an_approle_login_is_redone_before_it_ends_and_its_secret_id_is_read_anew() {
+    let (cluster, _guard) = alone().await;
+    let settings = approle_at(cluster, "approle-short", SHORT).await;
+    outlives(cluster, "approle-short", "approle-short", &borrowed(&settings)).await;
+
+    let role = "auth/approle-short/role/vault-token-operator";
+    let file = |secret: &Value| secret_file(cluster, "approle-short.secret-id", secret);
+    let first = std::fs::read_to_string(&settings[3].1).expect("a secret ID");
+    file(&secret_id(cluster, role).await);
+    let first = json!({ "secret_id": first.trim() });
+    cluster.vault().must(Method::POST, &format!("{role}/secret-id/destroy"), Some(&first)).await.expect("destroyed");
+    goes_on(cluster, "approle-rotated", "approle-short", 2).await;
+
+    file(&json!("no secret ID"));
+    let refused = |text: &str| text.contains("AppRole auth at \"approle-short\" failed: Vault answered 400");
+    cluster.until_health("that the secret ID is wrong", refused).await;
+    file(&secret_id(cluster, role).await);
+    cluster.until_healthy("vault: logged in").await;
+}
+
+/// Puts a token into this file that was made for the operator, as config/vault/README.md says, but for its life; gives its accessor.
+async fn put_token(cluster: &Cluster, file: &str, life: Value) -> String {
+    let policies = ["vault-token-operator", "vault-token-operator-sweep"];
+    let mut token = json!({ "policies": policies, "no_default_policy": true, "no_parent": true });
+    json_patch::merge(&mut token, &life);
+    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&token)).await.expect("a token");
+    secret_file(cluster, file, &made["auth"]["client_token"]);
+    made["auth"]["accessor"].as_str().expect("an accessor").to_owned()
+}
+
+/// The settings of a login by the token in this file.
+fn by_token_file(cluster: &Cluster, file: &str) -> [(&'static str, String); 2] {
+    let path = cluster.system.testbed().run().path().join(file);
+    [("VTO_VAULT_AUTH", "token-file".to_owned()), ("VTO_VAULT_TOKEN_FILE", text(&path))]
+}
+
+/// Waits until health says that the token in this file is of no use, and what to do.
+async fn until_told_of(cluster: &Cluster, file: &str) {
+    let told = |text: &str| {
+        text.contains(&format!("{file} failed: Vault does not know it"))
+            && text.contains("write another one into the file")
+    };
+    cluster.until_health("that the token in the file is of no use", told).await;
 }
 
 #[tokio::test]
 async fn token_file() {
     let (cluster, _guard) = alone().await;
-    let token = json!({ "policies": ["vault-token-operator"], "no_default_policy": true, "period": "1h" });
-    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&token)).await.expect("a token");
-    let file = secret_file(cluster, "vault-token", &made["auth"]["client_token"]);
-    let settings = [("VTO_VAULT_AUTH", "token-file"), ("VTO_VAULT_TOKEN_FILE", file.to_str().expect("a path"))];
-    serves(cluster, "token-file", &settings).await;
+    let file = "usual-vault-token";
+    let first = put_token(cluster, file, json!({ "period": "1h" })).await;
+    serves(cluster, "token-file", &borrowed(&by_token_file(cluster, file))).await;
+    cluster.until_healthy("without a request revoked").await;
+    assert!(cluster.lives(&first).await, "the sweep has no login of its own to give back");
+
+    let revoke = async |accessor: &str| {
+        let body = json!({ "accessor": accessor });
+        cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&body)).await.expect("revoked");
+    };
+    let second = put_token(cluster, file, json!({ "period": "1h" })).await;
+    recovers_from(cluster, "token-file-revoked", async || revoke(&first).await).await;
+
+    // And with no other one in the file.
+    revoke(&second).await;
+    let pod = cluster.pod(&PodSpec::new("token-file-revoked", "waits", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    until_told_of(cluster, file).await;
+    put_token(cluster, file, json!({ "period": "1h" })).await;
+    cluster.ended_well(&pod, &init).await;
+}
+
+#[tokio::test]
+async fn a_token_file_is_read_anew_before_its_token_ends() {
+    let (cluster, _guard) = alone().await;
+    let file = "short-vault-token";
+    // It can be renewed, and not for long.
+    let mut present = put_token(cluster, file, json!({ "ttl": "6s", "explicit_max_ttl": "15s" })).await;
+    serves(cluster, "token-file-short", &borrowed(&by_token_file(cluster, file))).await;
+    let namespace = cluster.namespace("token-file-rotated").await;
+    let mut number = 0;
+    let mut delivers = async || {
+        number += 1;
+        let delivered = cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
+        let status = delivered.status();
+        assert_eq!(status.attempts, 1, "an attempt failed for want of a login: {:?}", status.history);
+    };
+    for life in [json!({ "ttl": "20s", "renewable": false }), json!({ "ttl": "15s", "renewable": false })] {
+        let next = put_token(cluster, file, life).await;
+        while cluster.lives(&present).await {
+            delivers().await;
+        }
+        delivers().await;
+        present = next;
+    }
+    assert!(!said(cluster, "logging in to Vault again"), "the login was lost: {}", cluster.operator_said());
+
+    // Nobody writes another one.
+    until_told_of(cluster, file).await;
+    put_token(cluster, file, json!({ "period": "1h" })).await;
+    cluster.until_healthy("vault: logged in").await;
+    delivers().await;
 }
 
 /// Enables the JWT auth method at this path of a Vault for the ServiceAccount of this cluster's operator, as config/vault/README.md
@@ -137,13 +255,21 @@ fn logins(cluster: &Cluster, mount: &str) -> usize {
 async fn outlives(cluster: &Cluster, namespace: &str, mount: &str, settings: &[(&str, &str)]) {
     let before = logins(cluster, mount);
     serves(cluster, namespace, settings).await;
-    let namespace = cluster.namespace(&format!("{namespace}-later")).await;
-    let start = Instant::now();
     // The first one, the sweep's, and two in place of others.
+    let more = (before + 4).saturating_sub(logins(cluster, mount));
+    goes_on(cluster, &format!("{namespace}-later"), mount, more).await;
+}
+
+/// Serves until the operator has logged in at this path so many times more; none of the pods is the worse for it.
+async fn goes_on(cluster: &Cluster, namespace: &str, mount: &str, more: usize) {
+    let wanted = logins(cluster, mount) + more;
+    let namespace = cluster.namespace(namespace).await;
+    let start = Instant::now();
     for number in 0.. {
         let delivered = cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await;
-        assert_eq!(delivered.status().attempts, 1, "an attempt failed for want of a login");
-        if logins(cluster, mount) >= before + 4 {
+        let status = delivered.status();
+        assert_eq!(status.attempts, 1, "an attempt failed for want of a login: {:?}", status.history);
+        if logins(cluster, mount) >= wanted {
             break;
         }
         assert!(start.elapsed() < LIMIT, "the login is not made anew");
@@ -153,15 +279,25 @@ async fn outlives(cluster: &Cluster, namespace: &str, mount: &str, settings: &[(
 
 /// Revokes all logins of the running operator that were made at this path; it makes another, and goes on.
 async fn recovers(cluster: &Cluster, namespace: &str, mount: &str) {
+    let prefix = format!("sys/leases/revoke-prefix/auth/{mount}/login");
+    let revoke = async || drop(cluster.vault().must(Method::PUT, &prefix, None).await.expect("revoked"));
+    recovers_from(cluster, namespace, revoke).await;
+}
+
+/// Takes the running operator's login in the midst of its work; it finds another, and goes on.
+async fn recovers_from(cluster: &Cluster, namespace: &str, take: impl AsyncFnOnce()) {
     let namespace = cluster.namespace(namespace).await;
     cluster.deliver(&PodSpec::new(&namespace, "before", "shop-read", "1h")).await;
-    let prefix = format!("sys/leases/revoke-prefix/auth/{mount}/login");
-    cluster.vault().must(Method::PUT, &prefix, None).await.expect("revoked");
+    take().await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "after", "shop-read", "1h")).await;
     assert_eq!(delivered.request.phase(), Phase::Delivered);
+    assert!(said(cluster, "Vault does not know the token any more"), "the login outlived its revocation");
+}
+
+/// Whether the present operator has written these words to its log.
+fn said(cluster: &Cluster, words: &str) -> bool {
     let log = cluster.system.operator_logs().pop().expect("a log");
-    let log = std::fs::read_to_string(log).expect("a log");
-    assert!(log.contains("Vault does not know the token any more"), "the login outlived its revocation");
+    std::fs::read_to_string(log).expect("a log").contains(words)
 }
 
 /// Starts the operator anew with these settings, with which it cannot log in; its health says all of these words.

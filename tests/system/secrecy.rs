@@ -1,12 +1,17 @@
 //! I9: no token is in anything that a run produces.
 
-use crate::support::{alone, ended, started};
+use crate::push::waiting;
+use crate::sealed::{Played, unwrap};
+use crate::support::{Cluster, alone, ended, started};
 use aho_corasick::AhoCorasick;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use std::path::{Path, PathBuf};
 use testbed::kubelet::PodSpec;
+use tokio::sync::Mutex;
 use vault_token_operator::api::Phase;
+use vault_token_operator::seal::Receipt;
+use vault_token_operator::wire::{Outcome, Parcel};
 
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -40,6 +45,34 @@ fn a_token_is_known_by_its_looks() {
     assert!(looks_like_a_token("pods.default, vaulttokenrequests.vaultproject.io and s.o").is_none());
 }
 
+/// What is on its way to a pod in a delivery of which this test plays the init container: the wrapping token, the receipt, and the token
+/// that was unwrapped with it.
+async fn on_their_way(cluster: &Cluster, namespace: &str) -> Vec<String> {
+    let played = Played::new(cluster, namespace).await;
+    let seen = Mutex::new(Vec::new());
+    let reply = async |parcel: Parcel, receipt: Receipt, attempt: u32| {
+        let token = unwrap(cluster, &parcel).await["auth"]["client_token"].as_str().expect("a token").to_owned();
+        let sent = [&parcel.wrapping_token, &parcel.receipt].map(|secret| secret.expose_secret().to_owned());
+        seen.lock().await.extend(sent.into_iter().chain([token]));
+        played.signed(&receipt, attempt, Outcome::Stored)
+    };
+    played.answer(reply).await;
+    cluster.until_phase(&played.pod, Phase::Delivered).await;
+    seen.into_inner()
+}
+
+/// What the operator tells over HTTP, with where.
+async fn told(cluster: &Cluster) -> Vec<(String, String)> {
+    let mut told = Vec::new();
+    for path in ["metrics", "readyz", "healthz"] {
+        // Those of tests that run meanwhile are started anew.
+        if let Ok(Some(text)) = cluster.system.operator_answer(path).await {
+            told.push((path.to_owned(), text));
+        }
+    }
+    told
+}
+
 #[tokio::test]
 async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() {
     let (cluster, _guard) = alone().await;
@@ -49,6 +82,7 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
     cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
     cluster.until_phase(&gone.pod, Phase::Revoked).await;
+    let on_their_way = on_their_way(cluster, &namespace).await;
     let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "kv-admin", "1h")).await;
     let init = cluster.init(&denied).await;
     assert!(!ended(&init).await.success());
@@ -59,11 +93,13 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     cluster.vault().seal().await.expect("sealed");
     cluster.system.kill_operator();
     cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.until_healthy("not logged in to Vault").await;
+    let told_meanwhile = told(cluster).await;
     cluster.vault().unseal().await.expect("unsealed");
     cluster.until(&waits, "second attempt", |request| request.status.as_ref().is_some_and(|s| s.attempts == 2)).await;
 
     // Of all systems that tests have had so far: what their parts wrote for others to read, and what must not be in it.
-    let (mut texts, mut secrets): (Vec<(String, String)>, Vec<String>) = (Vec::new(), Vec::new());
+    let (mut texts, mut secrets) = (told_meanwhile, on_their_way.clone());
     for cluster in started() {
         for path in files(cluster.system.testbed().run().path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -71,13 +107,14 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
             let read = || std::fs::read_to_string(&path).unwrap_or_default();
             if name.ends_with(".log") || name.ends_with(".termination-log") {
                 texts.push((path.display().to_string(), read()));
-            } else if name == "token" || name == "secret-id" || name.ends_with("-token") {
+            } else if name == "token" || name.ends_with("secret-id") || name.ends_with("-token") {
                 secrets.push(read().trim().to_owned());
             }
         }
-        for kind in ["vtr", "events", "pods", "configmaps", "leases"] {
+        for kind in ["vtr", "vpb", "namespaces", "events", "pods", "configmaps", "leases"] {
             texts.push((kind.to_owned(), cluster.kubectl(&["get", kind, "-A", "-o", "yaml"]).await));
         }
+        texts.extend(told(cluster).await);
         secrets.push(cluster.vault().root_token().expose_secret().to_owned());
     }
     let audit = std::fs::read_to_string(cluster.vault().audit_log()).expect("an audit log");
@@ -86,7 +123,12 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     for known in [kept.token.expose_secret(), gone.token.expose_secret()] {
         assert!(secrets.iter().any(|secret| secret == known), "the pods' tokens are among what is looked for");
     }
+    assert_eq!(on_their_way.len(), 3, "a wrapping token, a receipt and a token");
     assert!(texts.iter().filter(|(_, text)| !text.is_empty()).count() >= 5, "there is something to look at");
+    for (path, words) in [("metrics", "tokens_delivered_total"), ("readyz", "lease: "), ("healthz", "ok")] {
+        let there = |(place, text): &(String, String)| place == path && text.contains(words);
+        assert!(texts.iter().any(there), "/{path} is among what is looked at");
+    }
     let searched = AhoCorasick::new(&secrets).expect("a searcher");
     for (place, text) in &texts {
         assert!(!searched.is_match(text), "a token is in {place}");
@@ -107,8 +149,11 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
 #[tokio::test]
 async fn i9_no_core_dump_is_ever_written() {
     let (cluster, _guard) = alone().await;
-    let limits = cluster.system.operator_limits().expect("limits").expect("an operator");
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
-    let words: Vec<_> = core.split_whitespace().skip(4).collect();
-    assert_eq!(words, ["0", "0", "bytes"], "{core}");
+    let (_, init) = waiting(cluster, "no-core").await;
+    let operator = cluster.system.operator_limits().expect("limits").expect("an operator");
+    for limits in [operator, init.limits().expect("limits")] {
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+        let words: Vec<_> = core.split_whitespace().skip(4).collect();
+        assert_eq!(words, ["0", "0", "bytes"], "{core}");
+    }
 }

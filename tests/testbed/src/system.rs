@@ -211,8 +211,13 @@ impl System {
 
     /// What the running operator says of its health, if one runs.
     pub async fn operator_health(&self) -> Result<Option<String>, Error> {
+        self.operator_answer("readyz").await
+    }
+
+    /// What the running operator tells over HTTP at this path, if one runs.
+    pub async fn operator_answer(&self, path: &str) -> Result<Option<String>, Error> {
         let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
-        Self::health_of(&health).await.map(Some)
+        Self::ask(&health, path).await.map(Some)
     }
 
     /// What the operator says of its health whose endpoint is at this address.
@@ -222,8 +227,7 @@ impl System {
 
     /// What the running operator has counted, if one runs.
     pub async fn operator_metrics(&self) -> Result<Option<String>, Error> {
-        let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
-        Self::metrics_of(&health).await.map(Some)
+        self.operator_answer("metrics").await
     }
 
     /// What the operator has counted whose endpoint is at this address.

@@ -309,6 +309,11 @@ impl Init {
         self.process.kill();
     }
 
+    /// The limits that the kernel holds it to, while it runs.
+    pub fn limits(&self) -> Result<String, Error> {
+        self.process.limits()
+    }
+
     /// What it wrote to its termination log.
     pub fn termination_message(&self) -> String {
         std::fs::read_to_string(&self.termination_log).unwrap_or_default()
