@@ -72,7 +72,12 @@ impl Draft {
         // Whatever it was to be revoked for is not so any more, and the first try says nothing of a token that was renewed since.
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.set(ConditionType::Delivered, true, &held());
-        let reason = if lost_grant(&self.status).is_some() { Reason::GrantLost } else { Reason::TokenDelivered };
+        let reason = match lost_grant(&self.status) {
+            None => Reason::TokenDelivered,
+            // It is for a person to look at, and stays so.
+            Some(lost) if lost.reason == Reason::RevocationHeld.as_str() => Reason::RevocationHeld,
+            Some(_) => Reason::GrantLost,
+        };
         self.close(Phase::Delivered, reason)
     }
 
@@ -331,6 +336,16 @@ mod tests {
         assert_eq!(second.conditions[0].last_transition_time, Time(at(10)));
         assert_eq!(message(&second, ConditionType::Issued), Some("connection refused"));
         assert_eq!(second.phase, Some(Phase::Pending));
+    }
+
+    #[test]
+    fn a_renewal_leaves_it_said_that_a_grant_is_lost_and_a_person_is_waited_for() {
+        let delivered = Draft::new(None, Some(1), at(10)).delivered(None);
+        assert_eq!(draft(&delivered, 20).renewed(at(90)).reason.as_deref(), Some("TokenDelivered"));
+        for reason in [Reason::GrantLost, Reason::RevocationHeld] {
+            let lost = draft(&delivered, 20).grant_lost(&Why::new(reason, "no binding"));
+            assert_eq!(draft(&lost, 30).renewed(at(90)).reason.as_deref(), Some(reason.as_str()));
+        }
     }
 
     #[test]
