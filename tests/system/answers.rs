@@ -4,7 +4,7 @@ use crate::fault::{Proxied, Traps};
 use crate::support::{LIMIT, alone, condition, reason, token_of};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::proxy::{Break, Fault, Proxy};
@@ -40,10 +40,15 @@ async fn rule_2_a_mint_that_the_storage_fails_is_unclear_and_no_refusal() {
     assert_eq!(status.attempts, 2, "{status:#?}");
     let [first] = &status.history[..] else { panic!("one attempt has ended: {status:#?}") };
     assert_eq!((first.number, first.outcome), (1, AttemptOutcome::Unrecorded));
+    // A sweep follows.
+    let deadline = Instant::now() + LIMIT;
+    let swept = |line: &Value| line["step"] == "OrphanRevoked" && line["attempt"] == 1;
+    while !cluster.audit_lines("namespace", &namespace).iter().any(swept) {
+        assert!(Instant::now() < deadline, "the token of the first attempt is not swept\n{}", cluster.operator_said());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     cluster.until_live(&namespace, 1).await;
     assert!(cluster.accepts(&delivered.token).await, "I7: the sweep took the wrong one");
-    let swept = cluster.audit_lines("namespace", &namespace);
-    assert!(swept.iter().any(|line| line["step"] == "OrphanRevoked" && line["attempt"] == 1), "{swept:#?}");
 }
 
 #[tokio::test]
