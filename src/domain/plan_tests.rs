@@ -344,6 +344,17 @@ fn rule_8_a_delivered_token_is_renewed_in_time_and_never_after_its_end() {
 }
 
 #[test]
+fn rule_8_a_renewal_that_waits_for_vault_is_looked_at_again_the_sooner_the_less_life_is_left() {
+    let (request, away) = (delivered(), Why::new(Reason::VaultUnavailable, "connection refused"));
+    for (second, next) in [(151, 161), (260, 265), (298, 299), (400, 401)] {
+        let (hand, limits) = (Hand::Empty, limits());
+        let observed = observed(&request, None, &hand, &limits);
+        let step = decide(&Observed { vault_away: Some(&away), now: at(second), ..observed });
+        assert_eq!(step, Step::Later(at(next)), "{second}");
+    }
+}
+
+#[test]
 fn rule_8_a_finalizer_goes_by_time_only_past_the_last_possible_expiry() {
     let away = Why::new(Reason::VaultUnavailable, "connection refused");
     let mut request = deleted(delivered());
@@ -399,10 +410,14 @@ fn finished_requests_are_kept_for_a_while() {
     let day = NOW + 24 * 3600;
     assert_eq!(decided_at(&finished(Reason::PodDeleted), None, None, NOW), Step::Later(at(day)));
     assert_eq!(decided_at(&finished(Reason::PodDeleted), None, None, day), Step::Delete);
-    assert_eq!(decided_at(&finished(Reason::Superseded), None, None, NOW), Step::Later(at(NOW + 900)));
     let denied = Draft::new(None, Some(1), at(NOW)).denied(&Why::new(Reason::PoliciesMissing, "why"));
     let denied = released(VaultTokenRequest { status: Some(denied), ..request() });
-    assert_eq!(decided_at(&denied, None, None, NOW + 900), Step::Delete);
+    let failed = Draft::new(None, Some(1), at(NOW)).failed(&Why::new(Reason::AttemptsExhausted, "why"));
+    let failed = released(VaultTokenRequest { status: Some(failed), ..request() });
+    for brief in [denied, failed, finished(Reason::Superseded)] {
+        assert_eq!(decided_at(&brief, None, None, NOW + 899), Step::Later(at(NOW + 900)));
+        assert_eq!(decided_at(&brief, None, None, NOW + 900), Step::Delete);
+    }
     let mut held = finished(Reason::PodDeleted);
     held.metadata.finalizers = Some(vec![crate::api::FINALIZER.to_owned()]);
     assert_eq!(decided_at(&held, None, None, day), Step::Release, "the finalizer goes first");

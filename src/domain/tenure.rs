@@ -12,8 +12,11 @@ use std::time::Duration;
 /// How long between looks at a token that has lost its grant and waits for a person's word.
 const HELD_RECHECK: SignedDuration = SignedDuration::from_secs(60);
 
-/// Seconds between looks at a renewal that waits for Vault.
-const RENEWAL_RETRY: i64 = 10;
+/// The longest time between looks at a renewal that waits for Vault.
+const RENEWAL_RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+/// The shortest.
+const HASTY_RETRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// When the token is to be renewed.
 pub(super) fn renewal_due(request: &VaultTokenRequest) -> Option<Timestamp> {
@@ -119,11 +122,18 @@ fn renewal(observed: &Observed<'_>, accessor: String) -> Step {
         None => Step::Settle,
         Some(due) if due > observed.now => Step::Later(due),
         Some(_) if observed.vault_away.is_some() => {
-            let wait = SignedDuration::from_secs(RENEWAL_RETRY);
+            let wait = renewal_retry(observed.request.status.as_ref(), observed.now);
             observed.now.checked_add(wait).map_or(Step::Settle, Step::Later)
         }
         // A look that began without the pod goes over to one with it.
         Some(_) if observed.pod.is_none() => Step::Later(observed.now),
         Some(_) => Step::Renew(accessor),
     }
+}
+
+/// How long a renewal waits for Vault until it is looked at again: the shorter the less life is left, so that a token does not die between
+/// the end of an outage and the next look.
+fn renewal_retry(status: Option<&VaultTokenRequestStatus>, now: Timestamp) -> SignedDuration {
+    let expires = status.and_then(|status| status.expires_at.as_ref());
+    expires.map_or(RENEWAL_RETRY, |expires| (expires.0.duration_since(now) / 8).clamp(HASTY_RETRY, RENEWAL_RETRY))
 }

@@ -158,10 +158,8 @@ impl Health {
     }
 
     fn readiness(&self) -> (StatusCode, String) {
-        let vault = match self.sources.vault.session().token() {
-            Ok(_) => "logged in".to_owned(),
-            Err(error) => error.to_string(),
-        };
+        // Whether calls can be made, and not only whether there is a login: that outlives an outage.
+        let vault = self.sources.vault.away().map_or_else(|| "logged in".to_owned(), |error| error.to_string());
         let sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let leads = if self.sources.leadership.leads() { "this replica leads" } else { "this replica stands by" };
         let edition = self.sources.rulebook.edition();

@@ -18,6 +18,13 @@ const MINT: &str = "auth/token/create/";
 const REVOKE: &str = "auth/token/revoke-accessor";
 const PUSH: &str = "wrapping-token";
 
+/// What an API server says to a watch that would begin at what it does not know any more: all is to be listed anew. It is an event, and no
+/// status of the answer's.
+pub const FORGOTTEN: Break = Break::Says(
+    StatusCode::OK,
+    r#"{"type":"ERROR","object":{"apiVersion":"v1","kind":"Status","metadata":{},"status":"Failure","reason":"Expired","code":410}}"#,
+);
+
 /// What each call meets in turn. `Silence` is left out where it costs its caller's whole patience and shows nothing more.
 const BROKEN: [Fault; 9] = [
     Fault::Before(Break::Reset),
@@ -32,42 +39,48 @@ const BROKEN: [Fault; 9] = [
 ];
 
 /// The operator with a proxy before Vault and one before the API server.
-struct Proxied {
-    vault: Proxy,
-    api: Proxy,
+pub struct Proxied {
+    pub vault: Proxy,
+    pub api: Proxy,
 }
 
 impl Proxied {
-    async fn new(cluster: &Cluster) -> Self {
+    pub async fn new(cluster: &Cluster) -> Self {
         let run = cluster.system.testbed().run();
         let vault = Proxy::before_server(run, cluster.vault().address()).await.expect("a proxy");
         let api = Proxy::before_server(run, cluster.plane().server_url()).await.expect("a proxy");
         Self { vault, api }
     }
 
-    async fn start(&self, cluster: &Cluster) {
+    pub async fn start(&self, cluster: &Cluster) {
+        self.start_with(cluster, &[]).await;
+    }
+
+    /// Starts it with these further settings.
+    pub async fn start_with(&self, cluster: &Cluster, more: &[(&str, &str)]) {
         cluster.system.kill_operator();
-        let settings = self.settings(cluster);
-        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let [vault, api] = self.settings(cluster);
+        let settings = [&[("VAULT_ADDR", vault.as_str()), ("KUBECONFIG", &api)], more].concat();
         cluster.system.start_operator(&settings).await.expect("the operator starts");
     }
 
     /// Starts an operator and waits for nothing; gives the address of its health endpoint.
-    fn spawn(&self, cluster: &Cluster) -> (Process, String) {
-        let settings = self.settings(cluster);
-        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    pub fn spawn(&self, cluster: &Cluster, more: &[(&str, &str)]) -> (Process, String) {
+        let [vault, api] = self.settings(cluster);
+        let settings = [&[("VAULT_ADDR", vault.as_str()), ("KUBECONFIG", &api)], more].concat();
         cluster.system.spawn_operator(&settings).expect("it starts")
     }
 
-    fn settings(&self, cluster: &Cluster) -> [(&'static str, String); 2] {
+    /// Vault's address, and the kubeconfig.
+    fn settings(&self, cluster: &Cluster) -> [String; 2] {
         let kubeconfig = cluster.system.operator_kubeconfig_at(&self.api.url()).expect("a kubeconfig");
-        [("VAULT_ADDR", self.vault.url()), ("KUBECONFIG", kubeconfig.to_string_lossy().into_owned())]
+        [self.vault.url(), kubeconfig.to_string_lossy().into_owned()]
     }
 }
 
 /// Calls that are still to break.
 #[derive(Clone, Default)]
-struct Traps(Arc<Mutex<Vec<Trap>>>);
+pub struct Traps(Arc<Mutex<Vec<Trap>>>);
 
 /// Breaks one call: the one that `after` others like it have gone before.
 struct Trap {
@@ -79,11 +92,11 @@ struct Trap {
 }
 
 impl Traps {
-    fn set(&self, method: Method, path: &str, after: usize, fault: Fault) {
+    pub fn set(&self, method: Method, path: &str, after: usize, fault: Fault) {
         self.0.lock().expect("traps").push(Trap { method, path: path.to_owned(), after, fault });
     }
 
-    fn script(&self) -> impl FnMut(&Call) -> Fault + Send + 'static + use<> {
+    pub fn script(&self) -> impl FnMut(&Call) -> Fault + Send + 'static + use<> {
         let traps = self.clone();
         move |call| {
             let mut traps = traps.0.lock().expect("traps");
@@ -104,7 +117,7 @@ impl Traps {
     }
 
     /// All of them broke a call; a table whose calls never came would show nothing.
-    fn assert_sprung(&self) {
+    pub fn assert_sprung(&self) {
         let traps = self.0.lock().expect("traps");
         let left: Vec<_> = traps.iter().map(|trap| format!("{} {} {:?}", trap.method, trap.path, trap.fault)).collect();
         assert!(left.is_empty(), "these calls never came: {left:#?}");
@@ -181,7 +194,7 @@ async fn a_list_that_is_never_answered_is_given_up_and_made_again() {
     }
     proxied.api.follow(traps.script());
     cluster.system.kill_operator();
-    let (process, health) = proxied.spawn(cluster);
+    let (process, health) = proxied.spawn(cluster, &[]);
     let (began, limit) = (Instant::now(), Duration::from_secs(90));
     // Nobody ends the silence; a call that waited for its answer would wait for ever.
     while !System::health_of(&health).await.is_ok_and(|text| text.starts_with("ok")) {
@@ -199,12 +212,12 @@ async fn a_watch_whose_place_is_gone_and_writes_that_conflict_are_made_anew() {
     let (cluster, _guard) = alone().await;
     let proxied = Proxied::new(cluster).await;
     let traps = Traps::default();
-    for (method, path, status) in [
-        (Method::GET, "/vaulttokenrequests?&watch=true", StatusCode::GONE),
-        (Method::GET, "/pods?&watch=true", StatusCode::GONE),
-        (Method::PUT, "/vaulttokenrequests/", StatusCode::CONFLICT),
+    for (method, path, answer) in [
+        (Method::GET, "/vaulttokenrequests?&watch=true", FORGOTTEN),
+        (Method::GET, "/pods?&watch=true", FORGOTTEN),
+        (Method::PUT, "/vaulttokenrequests/", Break::Answer(StatusCode::CONFLICT)),
     ] {
-        traps.set(method, path, 0, Fault::Before(Break::Answer(status)));
+        traps.set(method, path, 0, Fault::Before(answer));
     }
     proxied.api.follow(traps.script());
     proxied.start(cluster).await;

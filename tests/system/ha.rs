@@ -1,9 +1,17 @@
 //! Two replicas: one works, the other takes over; and two that both think they lead do no harm (I7).
 
-use crate::support::{Cluster, LIMIT, alone, token_of};
+use crate::fault::Proxied;
+use crate::support::{Cluster, LIMIT, alone, lines_of, token_of};
+use futures::future::join_all;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use testbed::kubelet::PodSpec;
+use testbed::kubelet::{PodHandle, PodSpec};
 use testbed::process::Process;
+use testbed::proxy::{Break, Call, Fault};
 use testbed::system::System;
 use vault_token_operator::api::Phase;
 
@@ -93,5 +101,112 @@ async fn i7_a_leader_that_was_paused_past_its_lease_does_no_harm_when_it_wakes()
     // The request that was made by hand ends, since init's own is newer.
     cluster.until_phase(&pod, Phase::Revoked).await;
     assert_eq!(cluster.live_tokens(&pod).await, 1);
+    second.stop(LIMIT).await;
+}
+
+/// A Lease that nobody holds, and that everybody gets who asks for it.
+const LEASE: &str =
+    r#"{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"vault-token-operator-leader"}}"#;
+
+/// Lets the replica behind the proxy lead whoever else does. It is now and then slower than the other.
+fn crowned() -> impl FnMut(&Call) -> Fault + Send + 'static {
+    let mut writes = 0;
+    move |call| match call.method {
+        _ if call.path.contains("/leases/") => Fault::Before(Break::Says(StatusCode::OK, LEASE)),
+        Method::PUT => {
+            writes += 1;
+            if writes % 3 == 0 { Fault::Delay(Duration::from_millis(40)) } else { Fault::None }
+        }
+        _ => Fault::None,
+    }
+}
+
+/// Gets a pod its token as the kubelet does: its init container is started again after each failure.
+async fn serve(cluster: &Cluster, pod: &PodHandle, settings: &[(&str, &str)]) {
+    let began = Instant::now();
+    loop {
+        let init = cluster.init_with(pod, settings).await;
+        if init.wait(3 * LIMIT).await.expect("init ends").success() {
+            return cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
+        }
+        assert!(began.elapsed() < 3 * LIMIT, "{}: {}", pod.name, init.termination_message());
+    }
+}
+
+/// The sweeps that an operator has ended.
+fn sweeps(log: &Path) -> usize {
+    let swept = |line: &Value| line["message"] == "swept Vault for tokens without a request";
+    lines_of(log).into_iter().filter(swept).count()
+}
+
+#[tokio::test]
+async fn i7_two_replicas_that_both_lead_and_act_at_once_do_no_harm() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("two-leaders").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    let (first, other) = (Proxied::new(cluster).await, Proxied::new(cluster).await);
+    first.api.follow(crowned());
+    other.api.follow(crowned());
+    let settings = [("VTO_SWEEP_INTERVAL", "10s"), ("VTO_POD_MINTS_PER_MINUTE", "100")];
+    first.start_with(cluster, &settings).await;
+    let (second, health) = other.spawn(cluster, &[&settings[..], &[("VTO_IDENTITY", "second")]].concat());
+    until(&health, "this replica leads").await;
+    cluster.until_healthy("this replica leads").await;
+    let logs = cluster.system.operator_logs();
+    let [.., log, second_log] = &logs[..] else { panic!("two operators have logs: {logs:?}") };
+
+    // Tokens that both renew, and that die where neither does; and some by the other way of delivery.
+    let by_status = [("VTO_DELIVERY", "status")];
+    let pods = join_all((0..9).map(async |number| {
+        let (ttl, settings) = if number < 6 { ("20s", &by_status[..0]) } else { ("1h", &by_status[..]) };
+        let pod = cluster.pod(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", ttl)).await;
+        serve(cluster, &pod, settings).await;
+        pod
+    }))
+    .await;
+    let ([gone, again, ..], [.., gone_too]) = (&pods[..], &pods[..]) else { panic!("some pods") };
+    let replaced = token_of(again);
+    // Its volume was lost with its sandbox: its init container runs again.
+    std::fs::remove_file(again.volume.join("token")).expect("removed");
+    let remove = async |pod| cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    tokio::join!(remove(gone), remove(gone_too), serve(cluster, again, &[]));
+    let alive: Vec<_> = pods.iter().filter(|pod| pod.uid != gone.uid && pod.uid != gone_too.uid).collect();
+
+    // All that is over is let go, by whichever of the two.
+    let requests = cluster.requests(&namespace);
+    let deadline = Instant::now() + 2 * LIMIT;
+    let delivered = loop {
+        let requests = requests.list(&ListParams::default()).await.expect("a list").items;
+        let (delivered, over): (Vec<_>, Vec<_>) =
+            requests.into_iter().partition(|request| request.phase() == Phase::Delivered);
+        let settled = over.iter().all(|request| request.is_over() && request.finalizers().is_empty());
+        if settled && delivered.len() == alive.len() {
+            break delivered;
+        }
+        assert!(Instant::now() < deadline, "{delivered:#?} {over:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    // And each has seen Vault through once more.
+    let before = [sweeps(log), sweeps(second_log)];
+    while sweeps(log) <= before[0] + 1 || sweeps(second_log) <= before[1] + 1 {
+        assert!(Instant::now() < deadline + 2 * LIMIT, "they do not sweep");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    cluster.until_live(&namespace, alive.len()).await;
+    for pod in &alive {
+        assert!(cluster.accepts(&token_of(pod)).await, "I7: the token of {} is dead", pod.name);
+        let of_pod = delivered.iter().filter(|request| request.spec.pod_uid == pod.uid).count();
+        assert_eq!(of_pod, 1, "{} has so many requests that are Delivered", pod.name);
+    }
+    assert!(!cluster.accepts(&replaced).await && !cluster.accepts(&token_of(gone)).await);
+    // Otherwise nothing was shown: each wrote some of it, and each was refused some.
+    for log in [log, second_log] {
+        let lines = lines_of(log);
+        let wrote = |line: &&Value| line["target"] == "audit" && line["namespace"] == namespace.as_str();
+        let refused = |line: &&Value| line["message"] == "a look at a request failed; it is repeated";
+        let (wrote, refused) = (lines.iter().filter(wrote).count(), lines.iter().filter(refused).count());
+        assert!(wrote > 0 && refused > 0, "{}: {wrote} written, {refused} refused", log.display());
+    }
     second.stop(LIMIT).await;
 }

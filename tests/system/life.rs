@@ -1,6 +1,7 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
 use crate::support::{LIMIT, alone, condition, reason, shared, token_of};
+use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
@@ -110,4 +111,39 @@ async fn a_pod_that_asks_too_often_waits_and_delays_nobody_else() {
     cluster.deliver(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await;
     cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
     cluster.until_phase(&pod, Phase::Failed).await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_asks_too_often_waits_and_delays_no_other() {
+    let (cluster, _guard) = alone().await;
+    cluster.system.kill_operator();
+    let settings = [("VTO_NAMESPACE_MINTS_PER_MINUTE", "2")];
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let (loud, quiet) = (cluster.namespace("loud").await, cluster.namespace("quiet").await);
+    for name in ["first", "second"] {
+        cluster.deliver(&PodSpec::new(&loud, name, "shop-read", "1h")).await;
+    }
+    // Far more than it may have; each is a pod that asks for the first time.
+    let crowd = async |number: usize| {
+        let pod = cluster.pod(&PodSpec::new(&loud, &format!("web-{number}"), "shop-read", "1h")).await;
+        cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+        cluster.ask(&pod, |_| ()).await;
+        pod
+    };
+    let crowd: Vec<_> = stream::iter(0..40).map(crowd).buffer_unordered(8).collect().await;
+    for pod in &crowd {
+        let waits = cluster.until(pod, "word of the budget", |request| reason(request) == "MintBudgetExhausted").await;
+        assert_eq!(waits.status.expect("a status").attempts, 0);
+    }
+    let asked = Instant::now();
+    cluster.deliver(&PodSpec::new(&quiet, "web", "shop-read", "1h")).await;
+    let took = asked.elapsed();
+    let waiting: Vec<_> = stream::iter(&crowd).then(|pod| cluster.request(pod, 0)).collect().await;
+    // In half a minute one of them gets its turn; the other namespace's pod had its own at once.
+    let unserved = waiting.iter().flatten().filter(|request| reason(request) == "MintBudgetExhausted").count();
+    assert!(unserved >= crowd.len() - 1, "{unserved} still wait");
+    assert!(took < Duration::from_secs(10), "the other namespace waited {took:?}");
+    for pod in &crowd {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
 }

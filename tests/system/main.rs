@@ -8,6 +8,7 @@
 
 mod admission;
 mod alerts;
+mod answers;
 mod api;
 mod binding;
 mod blast;
@@ -30,6 +31,7 @@ mod standby;
 mod stranger;
 mod support;
 mod sweep;
+mod unseen;
 mod waiting;
 mod weight;
 mod who;

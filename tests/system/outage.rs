@@ -1,12 +1,19 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
-use crate::support::{LIMIT, alone, condition, reason, token_of};
-use reqwest::Method;
+use crate::fault::Proxied;
+use crate::support::{LIMIT, alone, condition, name, reason, token_of};
+use futures::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::pki::Pki;
+use testbed::proxy::{Break, Call, Fault};
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
+use vault_token_operator::domain::renewal::{renew_at, spread};
 
 #[tokio::test]
 async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
@@ -168,4 +175,193 @@ async fn an_operator_that_finds_no_api_server_ends_when_asked_to() {
     assert!(process.exit_status().is_some_and(|status| status.success()), "{:?}", process.exit_status());
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     cluster.plane().start_apiserver().await.expect("started");
+}
+
+/// What is asked of Vault, by the last part of its path, but a token role's name.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Asked {
+    fn script(&self) -> impl FnMut(&Call) -> Fault + Send + 'static + use<> {
+        let asked = self.clone();
+        move |call| {
+            let path = call.path.trim_start_matches("/v1/").replace("auth/token/create/", "mint/");
+            let what = if path.starts_with("mint/") { "mint" } else { path.rsplit('/').next().unwrap_or_default() };
+            *asked.0.lock().expect("counts").entry(what.to_owned()).or_default() += 1;
+            Fault::None
+        }
+    }
+
+    fn of(&self, what: &str) -> usize {
+        self.0.lock().expect("counts").get(what).copied().unwrap_or_default()
+    }
+
+    /// All that was asked so far; the count begins anew.
+    fn take(&self) -> HashMap<String, usize> {
+        std::mem::take(&mut self.0.lock().expect("counts"))
+    }
+
+    /// Waits until this was asked so often.
+    async fn until(&self, what: &str, count: usize) {
+        let deadline = Instant::now() + LIMIT;
+        while self.of(what) < count {
+            assert!(Instant::now() < deadline, "{what} was asked {} times, not {count}", self.of(what));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// How the circuit breaker asks whether Vault is back.
+const PROBE: &str = "lookup-self";
+
+#[tokio::test]
+async fn an_outage_costs_vault_one_call_at_a_time_however_many_wait_and_ends_in_no_flood() {
+    const ENDING: usize = 12;
+    const WAITING: usize = 24;
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let asked = Asked::default();
+    proxied.vault.follow(asked.script());
+    proxied.start(cluster).await;
+    // The sweep at the start is over: it logs in by itself.
+    cluster.until_healthy("without a request revoked").await;
+    let namespace = cluster.namespace("no-flood").await;
+    let spec = |name: String| PodSpec::new(&namespace, &name, "shop-read", "1h");
+    let deliver = async |number| cluster.deliver(&spec(format!("ending-{number}"))).await;
+    let ending: Vec<_> = stream::iter(0..ENDING).map(deliver).buffer_unordered(6).collect().await;
+
+    cluster.vault().seal().await.expect("sealed");
+    let unavailable = |request: &VaultTokenRequest| reason(request) == "VaultUnavailable";
+    for delivered in &ending {
+        cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    }
+    let wait = async |number| {
+        let pod = cluster.pod(&spec(format!("waiting-{number}"))).await;
+        let init = cluster.init(&pod).await;
+        (pod, init)
+    };
+    let waiting: Vec<_> = stream::iter(0..WAITING).map(wait).buffer_unordered(6).collect().await;
+    for pod in waiting.iter().map(|(pod, _)| pod).chain(ending.iter().map(|delivered| &delivered.pod)) {
+        cluster.until(pod, "wait for Vault", unavailable).await;
+    }
+    // By then its waits have grown to their longest, 5 s, of which the jitter leaves half at least.
+    asked.until(PROBE, 6).await;
+    asked.until(PROBE, asked.of(PROBE) + 1).await;
+    asked.take();
+    let since = Instant::now();
+    asked.until(PROBE, 4).await;
+    let (took, calls) = (since.elapsed(), asked.take());
+    assert_eq!(calls, HashMap::from([(PROBE.to_owned(), 4)]), "nothing but the breaker's probes");
+    assert!(took > Duration::from_secs(9), "four probes in {took:?}");
+
+    // It is of no use to start the operator anew, nor to keep others from it: it says what is wrong.
+    let (ready, text) = cluster.system.probe_operator("readyz").await.expect("an answer").expect("an operator");
+    assert_eq!(ready, StatusCode::OK, "{text}");
+    let vault = text.lines().find(|line| line.starts_with("vault:")).expect("a line about Vault").to_lowercase();
+    assert!(vault.contains("sealed"), "{text}");
+    let (healthy, text) = cluster.system.probe_operator("healthz").await.expect("an answer").expect("an operator");
+    assert_eq!(healthy, StatusCode::OK, "{text}");
+
+    asked.take();
+    cluster.vault().unseal().await.expect("unsealed");
+    for (pod, init) in &waiting {
+        cluster.ended_well(pod, init).await;
+        assert!(cluster.accepts(&token_of(pod)).await, "{}", pod.name);
+        assert_eq!(cluster.request(pod, 0).await.expect("a request").status.expect("a status").attempts, 1);
+    }
+    for delivered in &ending {
+        cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+        assert!(!cluster.accepts(&delivered.token).await);
+    }
+    let calls = asked.take();
+    let of = |what: &str| calls.get(what).copied().unwrap_or_default();
+    // Each token is made and looked at once, each that ends revoked once.
+    assert_eq!((of("mint"), of("lookup-accessor"), of("revoke-accessor")), (WAITING, WAITING, ENDING), "{calls:?}");
+    // Beside these there is the probe that found Vault back, and now and then a look at the login's rights.
+    assert!(calls.values().sum::<usize>() <= 2 * WAITING + ENDING + 5, "{calls:?}");
+    cluster.until_healthy("vault: logged in").await;
+}
+
+/// How late calls can still take effect, and by how much clocks can differ: see `CALL_DEADLINE` of `domain/plan.rs`.
+const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+
+#[tokio::test]
+async fn rule_8_a_revocation_is_tried_until_the_tokens_last_possible_expiry_is_over() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("outlived").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    let longer = cluster.deliver(&PodSpec::new(&namespace, "longer", "shop-read", "1h")).await;
+    proxied.vault.follow(|_| Fault::Before(Break::Reset));
+    for delivered in [&delivered, &longer] {
+        cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    }
+    let unavailable = |request: &VaultTokenRequest| reason(request) == "VaultUnavailable";
+    let tried = cluster.until(&delivered.pod, "first try", unavailable).await;
+    let status = tried.status.as_ref().expect("a status");
+    let first =
+        status.conditions.iter().find(|condition| condition.type_ == "Revoked").expect("a mark of the first try");
+    assert_eq!(first.status, "False");
+    // A renewal that was sent just before could have made it live for a period from then.
+    let period = SignedDuration::from_secs(10);
+    let last =
+        (first.last_transition_time.0 + period).max(status.expires_at.as_ref().expect("an expiry").0) + CALL_DEADLINE;
+    // Vault has long ended it, and cannot say so: the finalizer stays until nothing needs to be said.
+    let deadline = Instant::now() + 4 * LIMIT;
+    let released = loop {
+        let request = cluster.request(&delivered.pod, 0).await.expect("a request");
+        if request.metadata.finalizers.is_none() {
+            break request;
+        }
+        assert!(Instant::now() < deadline, "the finalizer stays: {request:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(Timestamp::now() >= last, "I8: the finalizer went before {last}");
+    assert_eq!(released.phase(), Phase::Revoked);
+    let (value, why, message) = condition(&released, "Revoked");
+    assert_eq!((value.as_str(), why.as_str()), ("True", "PodDeleted"));
+    let words = "Vault could not be asked, and its token's last possible expiry is over";
+    assert!(message.contains(words), "{message}");
+    cluster.until_described("vtr", &name(&released), &namespace, words).await;
+    // One whose expiry is not over waits on.
+    let waits = cluster.request(&longer.pod, 0).await.expect("a request");
+    assert!(unavailable(&waits) && waits.metadata.finalizers.is_some(), "{waits:#?}");
+    assert!(cluster.lives(longer.accessor()).await, "nobody could revoke it");
+
+    proxied.vault.follow(|_| Fault::None);
+    cluster.until_phase(&longer.pod, Phase::Revoked).await;
+    assert!(!cluster.accepts(&longer.token).await && !cluster.accepts(&delivered.token).await);
+    assert!(!cluster.lives(delivered.accessor()).await, "I8: it lives");
+}
+
+#[tokio::test]
+async fn rule_8_a_token_survives_an_outage_of_a_third_of_its_period_that_begins_right_before_its_renewal() {
+    // Such that looks that came every ten seconds would come just before Vault is found back, and once more when it is too late.
+    const PERIOD: Duration = Duration::from_secs(58);
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("short-outage").await;
+    let deliver =
+        async |number| cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "58s")).await;
+    let pods: Vec<_> = stream::iter(0..8).map(deliver).buffered(4).collect().await;
+    // The one whose renewal comes as late in its life as any.
+    let share = |request: &VaultTokenRequest| spread(request.metadata.uid.as_deref().expect("a UID"));
+    let latest = pods.iter().max_by(|a, b| share(&a.request).total_cmp(&share(&b.request))).expect("some");
+    let due = renew_at(latest.status(), share(&latest.request)).expect("a time");
+    let wait = due.duration_since(Timestamp::now()) - SignedDuration::from_millis(300);
+    tokio::time::sleep(wait.try_into().expect("it is not due yet")).await;
+    proxied.vault.follow(|_| Fault::Before(Break::Reset));
+    assert!(cluster.request(&latest.pod, 0).await.expect("a request").status.expect("a status").renewed_at.is_none());
+    tokio::time::sleep(PERIOD / 3).await;
+    proxied.vault.follow(|_| Fault::None);
+
+    let renewed =
+        |request: &VaultTokenRequest| request.status.as_ref().is_some_and(|status| status.renewed_at.is_some());
+    for delivered in &pods {
+        let request = cluster.until(&delivered.pod, "renewal", |request| renewed(request) || request.is_over()).await;
+        assert_eq!(request.phase(), Phase::Delivered, "{:?}", request.status);
+        assert!(cluster.accepts(&delivered.token).await, "I7: the token of {} is dead", delivered.pod.name);
+    }
 }

@@ -196,10 +196,7 @@ impl Cluster {
 
     /// Such lines of the logs of all operators so far.
     fn log_lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
-        let logs = self.system.operator_logs();
-        let log: String = logs.iter().map(|path| std::fs::read_to_string(path).expect("a log")).collect();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(wanted).collect()
+        self.system.operator_logs().iter().flat_map(|log| lines_of(log)).filter(wanted).collect()
     }
 
     pub fn init_log(&self, pod: &PodHandle) -> String {
@@ -366,6 +363,12 @@ impl Cluster {
         let output = self.plane().kubectl(arguments).await.expect("kubectl runs");
         format!("{}{}", output.stdout, output.stderr)
     }
+}
+
+/// The lines of an operator's log.
+pub fn lines_of(log: &Path) -> Vec<Value> {
+    let log = std::fs::read_to_string(log).expect("a log");
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The last lines of a log without those of the levels trace and debug.

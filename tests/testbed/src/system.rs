@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::bed::Testbed;
@@ -148,7 +148,8 @@ impl System {
         let here = self.testbed.control_plane().server_url();
         let read =
             std::fs::read_to_string(&self.kubeconfig).map_err(Error::path("could not read", &self.kubeconfig))?;
-        let path = self.kubeconfig.with_extension("proxied");
+        // One for each of several operators that run side by side.
+        let path = self.kubeconfig.with_extension(format!("at-{}", server.rsplit(':').next().unwrap_or_default()));
         crate::pki::write(&path, &read.replace(here, server))?;
         Ok(path)
     }
@@ -235,10 +236,21 @@ impl System {
         Self::ask(address, "metrics").await
     }
 
+    /// What a probe of the kubelet's sees of the running operator at this path, if one runs.
+    pub async fn probe_operator(&self, path: &str) -> Result<Option<(StatusCode, String)>, Error> {
+        let Some(health) = self.operator().as_ref().map(|operator| operator.health.clone()) else { return Ok(None) };
+        Self::probe(&health, path).await.map(Some)
+    }
+
     async fn ask(address: &str, path: &str) -> Result<String, Error> {
+        Self::probe(address, path).await.map(|(_, text)| text)
+    }
+
+    async fn probe(address: &str, path: &str) -> Result<(StatusCode, String), Error> {
         let failed = |source| Error::Http { what: format!("could not ask the operator for its {path}"), source };
         let answer = plain_client()?.get(format!("http://{address}/{path}")).send().await.map_err(failed)?;
-        answer.text().await.map_err(failed)
+        let status = answer.status();
+        Ok((status, answer.text().await.map_err(failed)?))
     }
 
     /// How much memory the running operator has, in bytes, if one runs.

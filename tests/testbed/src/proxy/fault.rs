@@ -48,6 +48,8 @@ pub enum Break {
     Reset,
     /// An answer of the proxy's own, as balancers and API servers under load give it.
     Answer(StatusCode),
+    /// The same with this body, in JSON: what a server says whose storage fails, or one that says what is not so.
+    Says(StatusCode, &'static str),
     /// Nothing at all, until there is another script: half of the connection is gone.
     Silence,
 }

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -216,9 +216,10 @@ impl Link {
                 self.changed.notified().await;
                 Err(reset())
             }
-            Break::Answer(status) => {
-                let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-                *answer.status_mut() = status;
+            Break::Answer(status) => Ok(answer(status, Bytes::new())),
+            Break::Says(status, body) => {
+                let mut answer = answer(status, Bytes::from_static(body.as_bytes()));
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 Ok(answer)
             }
         }
@@ -236,7 +237,7 @@ impl Link {
                 bytes
             }
         };
-        Ok(Response::new(Full::new(bytes).map_err(|never| match never {}).boxed_unsync()))
+        Ok(answer(StatusCode::OK, bytes))
     }
 
     async fn pass_on(&self, call: &Call, headers: HeaderMap, body: Bytes) -> io::Result<reqwest::Response> {
@@ -244,6 +245,13 @@ impl Link {
         let request = self.client.request(call.method.clone(), url).headers(passed(&headers)).body(body);
         request.send().await.map_err(io::Error::other)
     }
+}
+
+/// An answer whose whole body is there.
+fn answer(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = status;
+    answer
 }
 
 /// What both sides are to see; the rest is about one connection.
