@@ -315,6 +315,11 @@ async fn i7_a_token_whose_record_and_delivery_were_not_answered_is_not_taken_bac
     let request = cluster.until_phase(&pod, Phase::Revoked).await;
     let lines = cluster.audit_lines("request_uid", request.metadata.uid.as_deref().expect("a UID"));
     assert!(lines.iter().all(|line| line["step"] != "UnrecordedRevoked"), "I7: {lines:#?}");
+    // Neither is missing in the audit log for want of an answer.
+    for step in ["Issued", "Delivered"] {
+        let unanswered = lines.iter().any(|line| line["step"] == step && line["answered"] == false);
+        assert!(unanswered, "{step}: {lines:#?}");
+    }
 }
 
 #[tokio::test]

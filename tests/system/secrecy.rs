@@ -139,9 +139,10 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     }
 
     // The audit lines join Vault's audit log by accessor.
+    cluster.until_audited("token_accessor", gone.accessor(), "Released").await;
     let lines = cluster.audit_lines("token_accessor", gone.accessor());
     let steps: Vec<_> = lines.iter().map(|line| line["step"].as_str().unwrap_or_default()).collect();
-    assert_eq!(steps, ["Issued", "Delivered", "Revoked"]);
+    assert_eq!(steps, ["Issued", "Delivered", "Revoked", "Released"]);
     let (status, _) = cluster.vault().request(Method::GET, "sys/health", None).await.expect("an answer");
     assert_eq!(status.as_u16(), 200);
 }

@@ -182,6 +182,15 @@ impl Cluster {
         self.log_lines(|line| line["target"] == "audit" && line[key] == value)
     }
 
+    /// Waits until there is an audit line of this step that has this value.
+    pub async fn until_audited(&self, key: &str, value: &str, step: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.audit_lines(key, value).iter().any(|line| line["step"] == step) {
+            assert!(Instant::now() < deadline, "{step} is in no audit line of {value}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until the operator has decided what to do about the pod's first request in this phase.
     pub async fn until_decided(&self, pod: &PodHandle, phase: &str) {
         let name = request_name(&pod.name, &pod.uid, 0);
