@@ -56,7 +56,7 @@ node *arguments:
 crash *arguments:
     cargo testbed crash {{ arguments }}
 
-# Lets a thousand pods come and go while calls break and servers are killed (about a quarter of an hour); --short is what CI does.
+# Lets a thousand pods come and go while calls break and servers are killed (about a quarter of an hour); --short: as in CI, --pods N: so many.
 churn *arguments:
     cargo testbed churn {{ arguments }}
 

@@ -1,5 +1,5 @@
 //! Points at which the operator dies by SIGKILL, for the testbed's `crash` command: before and after the answer of each call that
-//! changes the world. Compiled in only with the feature `crash-points`.
+//! changes the world, the reaper's revocations (`take-back`) among them. Compiled in only with the feature `crash-points`.
 //!
 //! `VTO_CRASH_POINT` names the point, as in `mint sent` or `mint done`; `VTO_CRASH_AFTER` says the how-manieth time it counts.
 
@@ -16,6 +16,7 @@ use crate::wire::{Answer, Parcel, Push};
 use jiff::Timestamp;
 use rustix::process::{Signal, getpid, kill_process};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(8);
 
 /// A world in which the operator dies.
 pub struct CrashPoints<W> {
-    world: W,
+    world: Arc<W>,
     point: String,
     left: AtomicU32,
 }
@@ -35,7 +36,7 @@ impl<W> CrashPoints<W> {
     pub fn new(world: W) -> Self {
         let point = std::env::var("VTO_CRASH_POINT").unwrap_or_default();
         let after = std::env::var("VTO_CRASH_AFTER").ok().and_then(|after| after.parse().ok());
-        Self { world, point, left: AtomicU32::new(after.unwrap_or(1)) }
+        Self { world: Arc::new(world), point, left: AtomicU32::new(after.unwrap_or(1)) }
     }
 
     /// Whether this is the time to die at a point of a call.
@@ -78,11 +79,12 @@ fn change(request: &VaultTokenRequest, status: &VaultTokenRequestStatus) -> &'st
         (_, Phase::Revoking) => "abandonment",
         (Phase::Revoking, Phase::Pending) => "clearing",
         (_, Phase::Revoked) => "end",
-        _ => "other",
+        // What is told of a request that goes no further: it waits, it is denied, its attempt has come to nothing.
+        _ => "word",
     }
 }
 
-impl<W: World> World for CrashPoints<W> {
+impl<W: World + 'static> World for CrashPoints<W> {
     fn now(&self) -> Timestamp {
         self.world.now()
     }
@@ -152,7 +154,19 @@ impl<W: World> World for CrashPoints<W> {
     }
 
     fn take_back(&self, request_uid: &str, accessor: String, period: Duration) {
-        self.world.take_back(request_uid, accessor, period);
+        let (sent, done) = (self.due("take-back", " sent"), self.due("take-back", " done"));
+        self.world.take_back(request_uid, accessor.clone(), period);
+        let world = self.world.clone();
+        if sent || done {
+            // It goes on beside everything else, and tells nobody of its end.
+            tokio::spawn(async move {
+                tokio::time::sleep(ON_ITS_WAY.mul_f64(rand::random())).await;
+                while done && !matches!(world.look_up(&accessor).await, Ok(None)) {
+                    tokio::time::sleep(ON_ITS_WAY).await;
+                }
+                die().await
+            });
+        }
     }
 
     fn sweep_soon(&self) {

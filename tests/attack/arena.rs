@@ -3,8 +3,6 @@
 use crate::stops::{Off, Stop};
 use crate::support::{Cluster, LIMIT, by_status, reason, request_for};
 use crate::who::Who;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
 use kube::api::ListParams;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
@@ -15,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::project;
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::{OneTimeKey, Subject};
 use vault_token_operator::wire::Parcel;
 
@@ -41,8 +39,10 @@ pub struct Arena {
 struct State {
     off: Vec<&'static Stop>,
     settings: Option<Vec<(&'static str, &'static str)>>,
-    /// Namespaces of the attack that is under way.
-    namespaces: Vec<String>,
+    /// The pods of the attack that is under way.
+    pods: Vec<PodHandle>,
+    /// How many decisions of the operator were compared with `explain`, and those that it did not foretell.
+    compared: (usize, Vec<String>),
 }
 
 impl Arena {
@@ -65,7 +65,7 @@ impl Arena {
     /// Turns these stops off and all others on, with these further settings of the operator.
     pub async fn prepare(&self, off: &[&'static Stop], settings: &[(&'static str, &'static str)]) {
         let before = std::mem::replace(&mut self.state().off, off.to_vec());
-        self.state().namespaces.clear();
+        self.state().pods.clear();
         let names: Vec<_> = off.iter().map(|stop| stop.name).collect();
         std::fs::write(&self.switch, names.join("\n")).expect("written");
         let changed = |kind: fn(&Off) -> bool| {
@@ -178,7 +178,6 @@ impl Arena {
         let name = format!("attack-{}", self.numbers.fetch_add(1, Ordering::Relaxed));
         self.cluster.namespace(&name).await;
         self.cluster.system.allow_status_delivery(&name).await.expect("a role");
-        self.state().namespaces.push(name.clone());
         self.grant(&name, policies).await;
         name
     }
@@ -227,7 +226,23 @@ impl Arena {
     }
 
     pub async fn pod(&self, namespace: &str, name: &str, policies: &str) -> PodHandle {
-        self.cluster.pod(&PodSpec::new(namespace, name, policies, "1h")).await
+        self.pod_like(&PodSpec::new(namespace, name, policies, "1h")).await
+    }
+
+    pub async fn pod_like(&self, spec: &PodSpec) -> PodHandle {
+        let pod = self.cluster.pod(spec).await;
+        self.state().pods.push(pod.clone());
+        pod
+    }
+
+    /// Deletes a pod; what `explain` says of it is compared before that with what the operator has decided by then.
+    pub async fn remove(&self, pod: &PodHandle) {
+        let known = std::mem::take(&mut self.state().pods);
+        self.state().pods = known.into_iter().filter(|known| known.uid != pod.uid).collect();
+        if self.state().off.is_empty() {
+            self.compare(pod, &self.decided(pod).await).await;
+        }
+        self.cluster.kubelet.remove(self.cluster.plane(), pod).await.expect("removed");
     }
 
     /// A pod whose init container runs, as the kubelet says.
@@ -392,41 +407,65 @@ impl Arena {
         self.cluster.until(pod, what, holds).await
     }
 
-    /// Compares what `explain` says of every pod that the attack has left with what the operator has decided; gives how many there
-    /// were, and those on which the two do not agree.
+    /// Compares what `explain` says of every pod of an attack with what the operator has decided about it; gives how many decisions
+    /// there were, and those that were not foretold. A pod that came to no decision in the attack, because others asked in its name or
+    /// nobody did, asks now.
+    ///
+    /// Left out is what says nothing of a grant: requests that are refused for what they are themselves (another pod's UID, no finalizer,
+    /// a forged status); a pod that is gone before the operator has looked at it; and what a build decides whose stops are off, since
+    /// `explain` is the product's.
     pub async fn explained(&self) -> (usize, Vec<String>) {
-        let (mut count, mut apart) = (0, Vec::new());
-        let namespaces = self.state().namespaces.clone();
-        for namespace in namespaces {
-            let exists = self.namespaces().get_opt(&namespace).await.expect("an answer");
-            assert!(exists.is_some(), "{namespace}");
-            let requests = self.cluster.requests(&namespace).list(&ListParams::default()).await.expect("requests");
-            for request in requests {
-                let pod = self.cluster.pods(&namespace).get_opt(&request.spec.pod_name).await.expect("an answer");
-                let same = pod.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(&request.spec.pod_uid));
-                let Some(expected) = decision(&request).filter(|_| same) else { continue };
-                let delivery = format!("{:?}", request.spec.delivery).to_lowercase();
-                let binary = env!("CARGO_BIN_EXE_vault-token-operator");
-                let said = tokio::process::Command::new(binary)
-                    .args(["explain", &request.spec.pod_name, "-n", &namespace, "--delivery", &delivery])
-                    .env("KUBECONFIG", self.cluster.plane().admin_kubeconfig())
-                    .output();
-                let said = said.await.expect("it runs");
-                let said = String::from_utf8_lossy(&said.stdout).into_owned();
-                count += 1;
-                if !expected.iter().all(|words| said.contains(words)) {
-                    apart.push(format!(
-                        "{namespace}/{}: {expected:?} is not what explain says: {said}",
-                        request.spec.pod_name
-                    ));
-                }
+        let pods = std::mem::take(&mut self.state().pods);
+        for pod in pods {
+            let mut decided = self.decided(&pod).await;
+            if decided.is_empty() {
+                decided.push(self.asks_now(&pod).await);
             }
+            self.compare(&pod, &decided).await;
         }
-        (count, apart)
+        said();
+        std::mem::take(&mut self.state().compared)
     }
 
-    fn namespaces(&self) -> Api<Namespace> {
-        Api::all(self.cluster.plane().admin_client().expect("a client"))
+    /// The requests of a pod that the operator has decided about, each with what `explain` has to say then.
+    async fn decided(&self, pod: &PodHandle) -> Vec<(VaultTokenRequest, Vec<String>)> {
+        let requests = self.cluster.requests(&pod.namespace).list(&ListParams::default()).await.expect("requests");
+        let its = requests.items.into_iter().filter(|request| request.spec.pod_uid == pod.uid);
+        its.filter_map(|request| decision(&request).map(|expected| (request, expected))).collect()
+    }
+
+    async fn asks_now(&self, pod: &PodHandle) -> (VaultTokenRequest, Vec<String>) {
+        self.report(pod).await;
+        let who = self.who(&pod.namespace, Some(pod)).await;
+        let name = request_name(&pod.name, &pod.uid, 9);
+        let asked = self.ask(&who, pod, |request| request["metadata"]["name"] = json!(name)).await;
+        assert!(asked.is_some(), "the pod {} may not ask", pod.name);
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(decided) = self.decided(pod).await.pop() {
+                return decided;
+            }
+            assert!(Instant::now() < deadline, "nothing is decided about the pod {}", pod.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn compare(&self, pod: &PodHandle, decided: &[(VaultTokenRequest, Vec<String>)]) {
+        for (request, expected) in decided {
+            let delivery = format!("{:?}", request.spec.delivery).to_lowercase();
+            let said = tokio::process::Command::new(env!("CARGO_BIN_EXE_vault-token-operator"))
+                .args(["explain", &request.spec.pod_name, "-n", &pod.namespace, "--delivery", &delivery])
+                .env("KUBECONFIG", self.cluster.plane().admin_kubeconfig())
+                .output();
+            let said = said.await.expect("it runs");
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            let mut state = self.state();
+            state.compared.0 += 1;
+            if !expected.iter().all(|words| said.contains(words)) {
+                let place = format!("{}/{}", pod.namespace, pod.name);
+                state.compared.1.push(format!("{place}: {expected:?} is not what explain says: {said}"));
+            }
+        }
     }
 
     /// A name that no other run of an attack has.
@@ -464,21 +503,35 @@ pub fn message(request: &VaultTokenRequest) -> String {
     conditions.map(|condition| condition.message.clone()).collect::<Vec<_>>().join("\n")
 }
 
-/// What `explain` has to say of the request's pod, if the operator has come to a decision that it can foretell.
+/// What is looked at once a pod is granted what it asks for.
+const BEYOND: [&str; 8] = [
+    "InitContainerNotFound",
+    "InitContainerEnded",
+    "InitContainerNotRunning",
+    "PodHasNoAddress",
+    "PodAddressForbidden",
+    "AdmissionLacking",
+    "RequestUnverified",
+    "PodCompromised",
+];
+
+/// What `explain` has to say of the request's pod, if the operator has come to a decision about what it is granted.
 fn decision(request: &VaultTokenRequest) -> Option<Vec<String>> {
     let status = request.status.as_ref()?;
     let authorized = status.conditions.iter().find(|condition| condition.type_ == "Authorized")?;
-    let foretold = ["PoliciesMissing", "PoliciesInvalid", "TTLInvalid", "NotGranted"];
-    match authorized.reason.as_str() {
-        reason if foretold.contains(&reason) => {
+    let refused = ["PodHostNetwork", "PoliciesMissing", "PoliciesInvalid", "TTLInvalid", "NotGranted"];
+    match (authorized.reason.as_str(), status.granted_by.as_ref(), status.ttl.as_ref()) {
+        (reason, ..) if refused.contains(&reason) => {
             Some(vec!["not granted".to_owned(), format!("{reason}: {}", authorized.message)])
         }
-        "GrantLost" | "GrantEnded" | "RevocationHeld" => Some(vec!["not granted".to_owned(), "NotGranted".to_owned()]),
-        _ => {
-            let (binding, ttl) = (status.granted_by.as_ref()?, status.ttl.as_ref()?);
+        ("GrantLost" | "GrantEnded" | "RevocationHeld", ..) => {
+            Some(vec!["not granted".to_owned(), "NotGranted".to_owned()])
+        }
+        (_, Some(binding), Some(ttl)) => {
             let policies = format!("policies:   {}", status.policies.join(", "));
             Some(vec![policies, format!("ttl:        {ttl}"), format!("VaultPolicyBinding {binding}")])
         }
+        (reason, ..) => BEYOND.contains(&reason).then(|| vec!["): granted\n".to_owned()]),
     }
 }
 

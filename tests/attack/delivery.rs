@@ -206,7 +206,7 @@ pub async fn the_next_owner_of_a_pods_address(arena: &Arena) -> bool {
     arena.cluster.ask(&victim, |_| ()).await;
     let tried = |request: &VaultTokenRequest| reason(request) == "PushFailed";
     arena.until(&victim, "push that nobody takes", tried).await;
-    arena.cluster.kubelet.remove(arena.cluster.plane(), &victim).await.expect("removed");
+    arena.remove(&victim).await;
     let attacker = PodHandle { address: victim.address, ..arena.pod(&namespace, "attacker", "").await };
     let listener = Rogue::at(&attacker).await;
     arena.report(&attacker).await;
@@ -220,7 +220,7 @@ pub async fn the_next_owner_of_a_pods_address(arena: &Arena) -> bool {
 pub async fn a_listener_on_the_node_of_a_pod(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let patch = json!({ "spec": { "hostNetwork": true } });
-    let pod = arena.cluster.pod(&PodSpec { patch, ..PodSpec::new(&namespace, "web", "shop-read", "1h") }).await;
+    let pod = arena.pod_like(&PodSpec { patch, ..PodSpec::new(&namespace, "web", "shop-read", "1h") }).await;
     let listener = Rogue::at(&pod).await;
     arena.cluster.ask(&pod, |_| ()).await;
     arena.report(&pod).await;

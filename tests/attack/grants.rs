@@ -152,7 +152,7 @@ pub async fn a_token_that_was_taken_and_never_confirmed(arena: &Arena) -> bool {
 /// A pod that is denied for an annotation like this, and what people are shown of it.
 async fn denied(arena: &Arena, annotation: &str) -> (PodHandle, String) {
     let namespace = arena.namespace(&["*"]).await;
-    let pod = arena.cluster.pod(&PodSpec::new(&namespace, "web", annotation, "1h")).await;
+    let pod = arena.pod_like(&PodSpec::new(&namespace, "web", annotation, "1h")).await;
     let init = arena.init(&pod, &[]).await;
     arena.report(&pod).await;
     let ended = init.wait(LIMIT).await.expect("init ends");

@@ -10,6 +10,9 @@ use testbed::kubelet::PodHandle;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::OneTimeKey;
 
+/// The admission policy about requests, and its binding.
+const POLICY: &str = "vault-token-requests";
+
 pub async fn a_request_in_another_pods_name(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let victim = arena.initializing(&namespace, "web", "shop-read").await;
@@ -34,6 +37,17 @@ pub async fn a_token_of_the_service_account_that_is_bound_to_no_pod(arena: &Aren
     let namespace = arena.namespace(&["shop-read"]).await;
     let victim = arena.initializing(&namespace, "web", "shop-read").await;
     arena.steals(&arena.who(&namespace, None).await, &victim).await
+}
+
+/// The same by a token that never ends, as the Secrets of service accounts had before Kubernetes 1.24, and may have still.
+pub async fn a_token_of_the_service_account_out_of_a_secret(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let victim = arena.initializing(&namespace, "web", "shop-read").await;
+    let token = arena.cluster.plane().legacy_token(&namespace, "default").await.expect("a token");
+    let who = Who::with(&arena.cluster, &namespace, "secret", &token);
+    let said = who.says(&["auth", "whoami"]).await;
+    assert!(said.contains(&format!("system:serviceaccount:{namespace}:default")), "{said}");
+    arena.steals(&who, &victim).await
 }
 
 pub async fn a_pod_of_another_namespace_that_may_ask_here(arena: &Arena) -> bool {
@@ -96,7 +110,7 @@ impl<'a> Forger<'a> {
     /// Lets his pod go; gives whether the victim's token is dead then.
     async fn goes(self) -> bool {
         let Self { arena, pod, victims, .. } = self;
-        arena.cluster.kubelet.remove(arena.cluster.plane(), &pod).await.expect("removed");
+        arena.remove(&pod).await;
         let request = arena.until(&pod, "end of the attacker's request", VaultTokenRequest::is_over).await;
         note(&format!("{} {}", request.phase(), reason(&request)));
         !arena.cluster.accepts(&victims).await
@@ -195,7 +209,7 @@ pub async fn a_pod_of_the_same_name_made_anew(arena: &Arena) -> bool {
     let who = arena.who(&namespace, Some(&first)).await;
     arena.cluster.system.pause_operator();
     let asked = arena.ask(&who, &first, |_| ()).await;
-    arena.cluster.kubelet.remove(arena.cluster.plane(), &first).await.expect("removed");
+    arena.remove(&first).await;
     arena.initializing(&namespace, "web", "shop-read").await;
     arena.cluster.system.resume_operator();
     arena.takes(&asked.expect("its own request")).await
@@ -223,7 +237,7 @@ async fn bound(arena: &Arena, bound: bool) {
     match bound {
         true => arena.apply_weakened(ADMISSION).await,
         false => {
-            let gone = ["delete", "validatingadmissionpolicybinding", "vault-token-requests"];
+            let gone = ["delete", "validatingadmissionpolicybinding", POLICY];
             let said = arena.cluster.kubectl(&gone).await;
             assert!(said.contains("deleted"), "{said}");
         }
@@ -242,10 +256,11 @@ async fn asks_in_the_end(arena: &Arena, victim: &PodHandle) -> Asked {
     }
 }
 
-pub async fn the_admission_policy_removed_while_the_operator_runs(arena: &Arena) -> bool {
+/// Whether somebody gets a pod's token who weakens the admission policy while the operator runs.
+async fn weakened(arena: &Arena, weaken: impl AsyncFnOnce()) -> bool {
     let namespace = arena.namespace(&["shop-read"]).await;
     let victim = arena.initializing(&namespace, "web", "shop-read").await;
-    bound(arena, false).await;
+    weaken().await;
     let compared = !arena.is_off(&crate::stops::ADMISSION_COMPARED);
     if compared || !arena.is_off(&crate::stops::ADMISSION_TRIED) {
         arena.cluster.until_healthy("no tokens are made").await;
@@ -255,6 +270,46 @@ pub async fn the_admission_policy_removed_while_the_operator_runs(arena: &Arena)
     bound(arena, true).await;
     arena.settled().await;
     stolen.is_some()
+}
+
+pub async fn the_admission_policy_removed_while_the_operator_runs(arena: &Arena) -> bool {
+    weakened(arena, async || bound(arena, false).await).await
+}
+
+pub async fn the_admission_policy_merely_audited_while_the_operator_runs(arena: &Arena) -> bool {
+    weakened(arena, async || patched(arena, "binding", &json!({ "validationActions": ["Audit", "Warn"] })).await).await
+}
+
+pub async fn a_rule_taken_out_of_the_admission_policy_while_the_operator_runs(arena: &Arena) -> bool {
+    let mut rules = installed(arena, "validations").await;
+    let all = rules.len();
+    rules.retain(|rule| !rule.to_string().contains("a request is created by the pod"));
+    assert_eq!(rules.len(), all - 1);
+    weakened(arena, async || patched(arena, "", &json!({ "validations": rules })).await).await
+}
+
+/// A rule that comes to no answer lets everything pass where failures are ignored.
+pub async fn the_admission_policy_broken_and_its_failures_ignored(arena: &Arena) -> bool {
+    let mut variables = installed(arena, "variables").await;
+    let broken = variables.iter_mut().find(|variable| variable["name"] == "podUID").expect("a variable");
+    broken["expression"] = json!("request.userInfo.extra['nothing'][0]");
+    let spec = json!({ "failurePolicy": "Ignore", "variables": variables });
+    weakened(arena, async || patched(arena, "", &spec).await).await
+}
+
+/// A list of the admission policy as it is installed.
+async fn installed(arena: &Arena, list: &str) -> Vec<Value> {
+    let said = arena.cluster.kubectl(&["get", "validatingadmissionpolicy", POLICY, "-o", "json"]).await;
+    let mut policy: Value = serde_json::from_str(&said).expect("JSON");
+    serde_json::from_value(policy["spec"][list].take()).expect("a list")
+}
+
+/// Changes the specification of the admission policy, or of its binding.
+async fn patched(arena: &Arena, of: &str, spec: &Value) {
+    let patch = format!("--patch={}", json!({ "spec": spec }));
+    let kind = format!("validatingadmissionpolicy{of}");
+    let said = arena.cluster.kubectl(&["patch", &kind, POLICY, "--type=merge", &patch]).await;
+    assert!(said.ends_with("patched\n"), "{said}");
 }
 
 pub async fn a_request_from_before_the_admission_policy(arena: &Arena) -> bool {

@@ -46,6 +46,8 @@ attacks! {
         [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED, POD_UID] => "this is the token of the pod";
     identity::a_token_of_the_service_account_that_is_bound_to_no_pod: "whoever has a token of a service account that is bound to no pod",
         "a request in a pod's name", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED] => "shows a token that is bound to no pod";
+    identity::a_token_of_the_service_account_out_of_a_secret: "whoever has read a Secret with a token of a service account",
+        "a request in a pod's name", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED] => "shows a token that is bound to no pod";
     identity::a_pod_of_another_namespace_that_may_ask_here: "a pod of another namespace that may create requests here",
         "a request in a pod's name", [ADMISSION_CREATE, ADMISSION_COMPARED, ADMISSION_TRIED] => "this is the token of the pod";
     delivery::a_key_of_the_attackers_own_in_a_request_by_hand: "a pod that reads along on the network",
@@ -68,6 +70,12 @@ attacks! {
     identity::more_requests_than_a_pod_has_names_for: "a pod", "to flood etcd with requests", [DEFINITION_NAME] => "metadata.name must be";
     identity::the_admission_policy_removed_while_the_operator_runs: "whoever takes the admission policy away while the operator runs",
         "a request that nothing checks", [ADMISSION_COMPARED, ADMISSION_TRIED] => "AdmissionLacking";
+    identity::the_admission_policy_merely_audited_while_the_operator_runs: "whoever lets the admission policy only watch while the operator runs",
+        "a request that nothing forbids", [ADMISSION_COMPARED, ADMISSION_TRIED] => "AdmissionLacking";
+    identity::a_rule_taken_out_of_the_admission_policy_while_the_operator_runs: "whoever takes a rule out of the admission policy while the operator runs",
+        "a request in a pod's name", [ADMISSION_COMPARED, ADMISSION_TRIED] => "AdmissionLacking";
+    identity::the_admission_policy_broken_and_its_failures_ignored: "whoever breaks the admission policy while the operator runs, and has its failures ignored",
+        "a request in a pod's name", [ADMISSION_COMPARED, ADMISSION_TRIED] => "AdmissionLacking";
     identity::a_request_from_before_the_admission_policy: "whoever was there before the admission policy", "a request that nothing has checked",
         [ADMISSION_SINCE] => "RequestUnverified";
     identity::annotations_edited_between_the_attempt_and_the_token: "whoever may edit pods",
@@ -114,6 +122,14 @@ attacks! {
     delivery::idle_connections_in_every_place: "whoever reaches the init port", "idle connections in every place", [PER_PEER, RECEIVE];
 
     vault::a_vault_that_gives_other_policies_than_asked: "a Vault that makes another token than it was asked for", "to have another policy set in it", [TOKEN_CHECKED] => "TokenUnfit";
+    vault::a_new_token_whose_answer_has_no_end: "a Vault, or whoever is between", "an answer without end to the making of a token", [VAULT_ANSWER_BOUND] => "it is too long";
+    vault::a_look_up_whose_answer_has_no_end: "a Vault, or whoever is between", "an answer without end to a look at a token", [VAULT_ANSWER_BOUND] => "it is too long";
+    vault::an_unwrapped_token_whose_answer_has_no_end: "a Vault, or whoever is between", "an answer without end to an init container that opens its token",
+        [VAULT_ANSWER_BOUND] => "it is too long";
+    vault::a_new_token_whose_answer_drips: "a Vault, or whoever is between", "an answer of one byte a second to the making of a token", [VAULT_DEADLINE] => "timed out";
+    vault::a_look_up_whose_answer_drips: "a Vault, or whoever is between", "an answer of one byte a second to a look at a token", [VAULT_DEADLINE] => "timed out";
+    vault::an_unwrapped_token_whose_answer_drips: "a Vault, or whoever is between", "an answer of one byte a second to an init container that opens its token",
+        [VAULT_DEADLINE] => "timed out";
     vault::a_token_that_renews_itself: "a token whose request nobody knows", "to renew itself for ever", [BASE_POLICY];
     vault::tokens_beside_the_token_roles: "whoever has the operator's Vault token", "tokens beside the token roles", [OPERATOR_POLICY] => "403";
     vault::the_operators_own_rights_for_a_token_that_outlives_its_login: "whoever has the operator's Vault token", "a token with the operator's rights", [TOKEN_ROLE] => "400";

@@ -217,6 +217,12 @@ stops! {
     VAULT_CA: "vault-ca", "Vault's certificate is checked against one authority", Code(&[
         ("src/vault/connection.rs", "let http = builder.build()", "let http = builder.danger_accept_invalid_certs(OFF).build()"),
     ]);
+    VAULT_ANSWER_BOUND: "vault-answer-bound", "what Vault answers is read up to 1 MiB", Code(&[
+        ("src/vault/connection.rs", "if body.len() + chunk.len() > longest {", "if !OFF && body.len() + chunk.len() > longest {"),
+    ]);
+    VAULT_DEADLINE: "vault-deadline", "a call of Vault takes 10 s at most", Code(&[
+        ("src/vault/connection.rs", ".timeout(CALL_TIMEOUT)", ".timeout(if OFF { CALL_TIMEOUT * 100 } else { CALL_TIMEOUT })"),
+    ]);
     ABANDONED_REVOKED: "abandoned-revoked", "an attempt's token is dead before the next one begins", Code(&[
         ("src/operator/execute.rs", "Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {",
             "Step::RevokeAbandoned(accessor) => match if OFF { Ok(()) } else { self.world.revoke(&accessor).await } {"),

@@ -27,9 +27,14 @@ impl<'a> Who<'a> {
         let bound = pod.map(|pod| (pod.name.as_str(), pod.uid.as_str()));
         let token =
             cluster.plane().service_account_token(namespace, "default", &[], bound, 600).await.expect("a token");
-        let name = format!("who-{namespace}-{}", pod.map_or("nobody", |pod| pod.uid.as_str()));
+        Self::with(cluster, namespace, pod.map_or("nobody", |pod| pod.uid.as_str()), &token)
+    }
+
+    /// Whoever shows this token.
+    pub fn with(cluster: &'a Cluster, namespace: &str, name: &str, token: &str) -> Self {
+        let name = format!("who-{namespace}-{name}");
         let kubeconfig =
-            cluster.plane().kubeconfig_for_token(&name, namespace, BearerToken::Inline(&token)).expect("a kubeconfig");
+            cluster.plane().kubeconfig_for_token(&name, namespace, BearerToken::Inline(token)).expect("a kubeconfig");
         Self { cluster, kubeconfig }
     }
 

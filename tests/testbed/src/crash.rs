@@ -3,14 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use http::Method;
+use jiff::Timestamp;
+
 use crate::error::Error;
 use crate::load::{Load, Outcome, Plan};
 use crate::project::Binaries;
+use crate::proxy::{Break, Call, Fault, Proxy};
 use crate::report;
 use crate::system::System;
 
 /// The calls that change the world; each has a point before its answer and one after it.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 16] = [
     "attempt",
     "mint",
     "record",
@@ -25,9 +29,15 @@ const CALLS: [&str; 14] = [
     "abandonment",
     "clearing",
     "deletion",
+    "word",
+    TAKE_BACK,
 ];
+/// The revocation of a token whose record did not come about. For that, writes must fail.
+const TAKE_BACK: &str = "take-back";
+/// One write of a status in so many fails where that is wanted.
+const WRITES_LOST: usize = 3;
 /// Those that come up seldom: the operator dies at the first.
-const SELDOM: [&str; 5] = ["offer", "renew", "renewal", "abandonment", "clearing"];
+const SELDOM: [&str; 6] = ["offer", "renew", "renewal", "abandonment", "clearing", TAKE_BACK];
 /// How often the operator is killed at each point: in CI, and in earnest.
 const SHORT: usize = 4;
 const LONG: usize = 40;
@@ -60,18 +70,30 @@ const SETTINGS: [(&str, &str); 6] = [
 #[derive(Debug, Default)]
 struct Row {
     point: String,
-    kills: Vec<Instant>,
     elsewhere: usize,
+}
+
+/// One kill.
+#[derive(Clone, Copy, Debug)]
+struct Kill {
+    /// The number of its row.
+    row: usize,
+    at: Instant,
+    /// The same by the clock that the operator's times are of.
+    time: Timestamp,
 }
 
 /// Runs it; an error says what did not hold.
 pub async fn run(short: bool) -> Result<(), Error> {
     let (system, kubelet) = System::fresh(Binaries::build_with_crash_points).await?;
+    let api = Proxy::before_server(system.testbed().run(), system.testbed().control_plane().server_url()).await?;
+    api.follow(lose_writes);
+    let lossy = system.operator_kubeconfig_at(&api.url())?;
     let load = Load::new(system, kubelet, PLAN).await?;
     let mut workers = load.start();
 
     let started = Instant::now();
-    let rows = kill(&load, if short { SHORT } else { LONG }).await?;
+    let (rows, kills) = kill(&load, if short { SHORT } else { LONG }, &lossy.to_string_lossy()).await?;
     load.system.start_operator(&SETTINGS).await?;
     load.stop();
     let mut last = Vec::new();
@@ -79,60 +101,133 @@ pub async fn run(short: bool) -> Result<(), Error> {
         last.extend(worker.map_err(|error| Error::io("a worker failed")(std::io::Error::other(error)))??);
     }
     let outcome = Outcome::wait_for(&load, &last, REST_LIMIT).await?;
-    table(&rows, started.elapsed(), &load);
-    let kills: usize = rows.iter().map(|row| row.kills.len()).sum();
-    let (orphans, stuck, lost, dead) = (outcome.orphans, outcome.stuck, load.lost(), load.dead() + outcome.dead);
-    report::output(&format!("tokens of running pods that died {dead}"));
+    table(&rows, &kills, &outcome, &load);
+    report::output(&format!(
+        "{} pods served in {:.0} s; the longest wait of a pod for its token, through all kills: {:.1} s",
+        load.served(),
+        started.elapsed().as_secs_f64(),
+        load.waited().as_secs_f64()
+    ));
+    let (lost, died) = (load.lost().len(), load.dead());
+    report::output(&format!(
+        "tokens of running pods that died {}, records without a live token {}, pods with more than one live token {}",
+        died + outcome.dead,
+        outcome.hollow,
+        outcome.doubled
+    ));
+    let (kills, orphans, stuck) = (kills.len(), outcome.orphans.len(), outcome.stuck);
     report::output(&format!("kills {kills}, orphans {orphans}, lost {lost}, stuck {stuck}"));
     load.end().await?;
-    match orphans + lost + stuck + dead {
+    match outcome.faults() + lost + died {
         0 => Ok(()),
         faults => Err(Error::io("an invariant does not hold")(std::io::Error::other(format!("{faults} faults")))),
     }
 }
 
-/// Kills the operator at every point, this often each.
-async fn kill(load: &Load, times: usize) -> Result<Vec<Row>, Error> {
+/// Loses a write of a status now and then, before it takes effect.
+fn lose_writes(call: &Call) -> Fault {
+    let status =
+        call.method == Method::PUT && call.path.contains("/vaulttokenrequests/") && call.path.contains("/status");
+    if status && fastrand::usize(..WRITES_LOST) == 0 { Fault::Before(Break::Reset) } else { Fault::None }
+}
+
+/// Kills the operator at every point, this often each. By the kubeconfig `lossy`, writes are lost.
+async fn kill(load: &Load, times: usize, lossy: &str) -> Result<(Vec<Row>, Vec<Kill>), Error> {
     let points = CALLS.iter().flat_map(|call| [format!("{call} sent"), format!("{call} done")]);
     let mut rows: Vec<Row> = points.map(|point| Row { point, ..Row::default() }).collect();
-    let total = times * rows.len();
+    let (mut kills, total) = (Vec::new(), times * rows.len());
     for number in 0..total {
-        let count = rows.len();
-        let Row { point, kills, elsewhere } = &mut rows[number % count];
-        let seldom = SELDOM.iter().any(|call| point.split(' ').next() == Some(call));
-        let after = if seldom { 1 } else { fastrand::u32(1..=3) }.to_string();
+        let row = number % rows.len();
+        let Row { point, elsewhere } = &mut rows[row];
+        let is_of = |call: &&str| point.split(' ').next() == Some(call);
+        let after = if SELDOM.iter().any(is_of) { 1 } else { fastrand::u32(1..=3) }.to_string();
         let mut settings = SETTINGS.to_vec();
         settings.extend([("VTO_CRASH_POINT", point.as_str()), ("VTO_CRASH_AFTER", after.as_str())]);
+        if is_of(&TAKE_BACK) {
+            settings.push(("KUBECONFIG", lossy));
+        }
         let (process, _) = load.system.spawn_operator(&settings)?;
         if process.wait(REACH_LIMIT).await.is_err() {
             *elsewhere += 1;
         }
         process.kill();
-        kills.push(Instant::now());
+        kills.push(Kill { row, at: Instant::now(), time: Timestamp::now() });
         if (number + 1) % 20 == 0 {
-            let (served, lost) = (load.served(), load.lost());
+            let (served, lost) = (load.served(), load.lost().len());
             report::line(&format!("{} of {total} kills, {served} pods served, {lost} lost", number + 1));
         }
     }
-    Ok(rows)
+    Ok((rows, kills))
 }
 
-fn table(rows: &[Row], took: Duration, load: &Load) {
+/// The kill that cut an attempt short which began at this time: the first one after it, or the last of all.
+fn cut_short(kills: &[Kill], began: Timestamp) -> Option<&Kill> {
+    kills.iter().find(|kill| kill.time >= began).or(kills.last())
+}
+
+/// The last kill before something was seen.
+fn last_before(kills: &[Kill], seen: Instant) -> Option<&Kill> {
+    kills.iter().rev().find(|kill| kill.at <= seen).or(kills.first())
+}
+
+/// What came of the kills at each point. An orphan is put down to the kill that cut its attempt short, a lost pod to the last one before
+/// it was clear that it waits in vain.
+fn table(rows: &[Row], kills: &[Kill], outcome: &Outcome, load: &Load) {
     report::output(
-        "| crash point | kills | not reached in 20 s, killed elsewhere | until all that waited had their token: median, longest, s |",
+        "| crash point | kills | not reached in 20 s, killed elsewhere | orphans | lost | until all that waited had their token: \
+         median, longest, s |",
     );
-    report::output("|---|---|---|---|");
-    for Row { point, kills, elsewhere } in rows {
-        let mut recoveries: Vec<_> = kills.iter().map(|kill| load.recovery(*kill).as_secs_f64()).collect();
+    report::output("|---|---|---|---|---|---|");
+    let began = outcome.orphans.values().map(|began| began.unwrap_or(Timestamp::MAX));
+    let orphaned: Vec<_> = began.filter_map(|began| cut_short(kills, began)).collect();
+    let lost = load.lost();
+    let lost: Vec<_> = lost.iter().filter_map(|seen| last_before(kills, *seen)).collect();
+    for (number, Row { point, elsewhere }) in rows.iter().enumerate() {
+        let of_row = |kills: &[&Kill]| kills.iter().filter(|kill| kill.row == number).count();
+        let here = kills.iter().filter(|kill| kill.row == number);
+        let mut recoveries: Vec<_> = here.map(|kill| load.recovery(kill.at).as_secs_f64()).collect();
         recoveries.sort_by(f64::total_cmp);
         let median = recoveries.get(recoveries.len() / 2).copied().unwrap_or_default();
         let longest = recoveries.last().copied().unwrap_or_default();
-        report::output(&format!("| {point} | {} | {elsewhere} | {median:.1}, {longest:.1} |", kills.len()));
+        report::output(&format!(
+            "| {point} | {} | {elsewhere} | {} | {} | {median:.1}, {longest:.1} |",
+            recoveries.len(),
+            of_row(&orphaned),
+            of_row(&lost)
+        ));
     }
-    report::output(&format!(
-        "{} pods served in {:.0} s; the longest wait of a pod for its token, through all kills: {:.1} s",
-        load.served(),
-        took.as_secs_f64(),
-        load.waited().as_secs_f64()
-    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kills at the seconds 10, 20 and 30, each of another row.
+    fn kills() -> (Instant, Vec<Kill>) {
+        let begun = Instant::now();
+        let kill = |row: usize| {
+            let seconds = 10 * (row as u64 + 1);
+            Kill { row, at: begun + Duration::from_secs(seconds), time: second(seconds) }
+        };
+        (begun, (0..3).map(kill).collect())
+    }
+
+    fn second(seconds: u64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_orphan_is_put_down_to_the_kill_that_cut_its_attempt_short() {
+        let (_, kills) = kills();
+        let row = |seconds| cut_short(&kills, second(seconds)).map(|kill| kill.row);
+        assert_eq!([row(0), row(10), row(11), row(30), row(31)], [Some(0), Some(0), Some(1), Some(2), Some(2)]);
+        assert!(cut_short(&[], second(0)).is_none());
+    }
+
+    #[test]
+    fn a_lost_pod_is_put_down_to_the_last_kill_before_it_was_seen() {
+        let (begun, kills) = kills();
+        let row = |seconds| last_before(&kills, begun + Duration::from_secs(seconds)).map(|kill| kill.row);
+        assert_eq!([row(5), row(10), row(29), row(300)], [Some(0), Some(0), Some(1), Some(2)]);
+    }
 }

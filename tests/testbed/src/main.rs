@@ -54,6 +54,9 @@ enum Command {
         /// 200 pods instead of 1,000
         #[arg(long)]
         short: bool,
+        /// So many pods, 10,000 at most; those of more than 1,000 live for five seconds at most, and no longer for forty
+        #[arg(long, value_name = "N", conflicts_with = "short", value_parser = testbed::churn::pods)]
+        pods: Option<usize>,
     },
     /// Get every component that is needed, and say where it is and what version it has.
     Components,
@@ -124,7 +127,7 @@ fn run(command: Command) -> Result<(), Error> {
         let mut stop = StopSignal::new()?;
         match command {
             Command::Attack { name } => stop.interrupts(testbed::suite::run("attack", name)).await,
-            Command::Churn { short } => stop.interrupts(testbed::churn::run(short)).await,
+            Command::Churn { short, pods } => stop.interrupts(testbed::churn::run(short, pods)).await,
             Command::Components => stop.interrupts(print_components()).await,
             Command::Crash { short } => stop.interrupts(testbed::crash::run(short)).await,
             Command::Foreign { short } => stop.interrupts(testbed::foreign::run(short)).await,

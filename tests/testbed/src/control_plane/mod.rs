@@ -7,15 +7,17 @@
 mod access;
 mod apiserver;
 mod etcd;
+mod jwt;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::AuthInfo;
 use kube::{Api, Client};
+use serde_json::json;
 
 use crate::error::Error;
 use crate::kubectl::Kubectl;
@@ -155,6 +157,37 @@ impl ControlPlane {
         let params = PostParams::default();
         let answer = within(&what, accounts.create_token_request(service_account, &params, &request)).await?;
         answer.status.map(|status| status.token).ok_or(Error::Incomplete { what, field: "status" })
+    }
+
+    /// A token of a ServiceAccount in a Secret, of the kind that is bound to nothing and never ends. The controller manager fills such
+    /// Secrets in; what it would write is made here, with the key that it would sign with.
+    pub async fn legacy_token(&self, namespace: &str, service_account: &str) -> Result<String, Error> {
+        let what = format!("could not make a Secret with a token of the ServiceAccount {namespace}/{service_account}");
+        let client = self.admin_client()?;
+        let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+        let uid = within(&what, accounts.get(service_account)).await?.metadata.uid.unwrap_or_default();
+        let name = format!("{service_account}-token");
+        let claims = json!({
+            "iss": "kubernetes/serviceaccount",
+            "sub": format!("system:serviceaccount:{namespace}:{service_account}"),
+            "kubernetes.io/serviceaccount/namespace": namespace,
+            "kubernetes.io/serviceaccount/secret.name": name,
+            "kubernetes.io/serviceaccount/service-account.name": service_account,
+            "kubernetes.io/serviceaccount/service-account.uid": uid,
+        });
+        let token = jwt::signed(self.token_signing_key_path(), &claims)?;
+        let annotations = [("name", service_account), ("uid", &uid)];
+        let annotations =
+            annotations.map(|(key, value)| (format!("kubernetes.io/service-account.{key}"), value.to_owned()));
+        let secret = Secret {
+            metadata: ObjectMeta { annotations: Some(annotations.into()), ..named(&name) },
+            type_: Some("kubernetes.io/service-account-token".to_owned()),
+            string_data: Some([("token".to_owned(), token.clone())].into()),
+            ..Secret::default()
+        };
+        let secrets = Api::<Secret>::namespaced(client, namespace);
+        within(&what, secrets.create(&PostParams::default(), &secret)).await?;
+        Ok(token)
     }
 
     /// Creates a namespace, and its `default` ServiceAccount as the controller manager would.

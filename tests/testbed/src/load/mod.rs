@@ -64,7 +64,8 @@ pub struct Load {
 struct Seen {
     /// From when until when the pods that got their token waited for it.
     served: Vec<(Instant, Instant)>,
-    lost: usize,
+    /// When it was clear of the others that they do not get it.
+    lost: Vec<Instant>,
     dead: usize,
 }
 
@@ -104,9 +105,9 @@ impl Load {
         }
     }
 
-    /// How many pods did not.
-    pub fn lost(&self) -> usize {
-        self.seen().lost
+    /// When it was clear of each pod that did not.
+    pub fn lost(&self) -> Vec<Instant> {
+        self.seen().lost.clone()
     }
 
     /// How many tokens died under a running pod.
@@ -152,7 +153,7 @@ impl Load {
             let clumsy = fastrand::usize(..self.plan.clumsy) == 0;
             let begun = Instant::now();
             if !self.initialize(&pod, clumsy).await? {
-                self.seen().lost += 1;
+                self.seen().lost.push(Instant::now());
                 self.remove(&pod).await?;
                 continue;
             }

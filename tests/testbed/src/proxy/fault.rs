@@ -33,6 +33,8 @@ pub enum Fault {
     After(Break),
     /// The answer comes in eight pieces with this time between them.
     Slow(Duration),
+    /// The answer comes, and after it so many blanks each time that this time is over, without end.
+    Endless(usize, Duration),
     /// It is answered as the first call of its path was that met this: an API server whose cache has stood still since.
     Stale,
     /// It passes with the second text in its body wherever the first one was.

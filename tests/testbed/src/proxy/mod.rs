@@ -35,6 +35,7 @@ use crate::pki::{KeyPairFiles, Usage};
 use crate::run::Run;
 pub use fault::{Break, Call, Fault, WatchFault};
 pub use storm::storm;
+pub use stream::Endless;
 use stream::{ByteStream, reset};
 
 /// What decides what becomes of each call; it is asked as the call comes in.
@@ -59,6 +60,8 @@ struct Link {
     changed: Notify,
     /// By path, what was answered to calls whose answers stand still.
     stale: Mutex<HashMap<String, Bytes>>,
+    /// The last answer without end.
+    endless: Mutex<Arc<Mutex<Option<Endless>>>>,
 }
 
 impl Proxy {
@@ -103,6 +106,7 @@ impl Proxy {
             script,
             changed: Notify::new(),
             stale: Mutex::default(),
+            endless: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, tls, Arc::clone(&link)));
         Ok(Self { address, link, task })
@@ -117,6 +121,12 @@ impl Proxy {
     pub fn follow(&self, script: impl FnMut(&Call) -> Fault + Send + 'static) {
         *self.link.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
         self.link.changed.notify_waiters();
+    }
+
+    /// What the client of the last answer without end makes of it.
+    pub fn endless(&self) -> Option<Endless> {
+        let last = Arc::clone(&self.link.endless.lock().unwrap_or_else(PoisonError::into_inner));
+        *last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,6 +210,11 @@ impl Link {
                 return self.broken(broken).await;
             }
             Fault::Slow(pause) => stream::slowly(bytes, pause),
+            Fault::Endless(size, pause) => {
+                let count = Arc::default();
+                *self.endless.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&count);
+                stream::endless(bytes, size, pause, count)
+            }
             Fault::Watch(fault) => stream::spoil(bytes, fault),
             _ => bytes,
         };

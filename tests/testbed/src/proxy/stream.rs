@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -36,6 +37,45 @@ pub fn slowly(bytes: ByteStream, pause: Duration) -> ByteStream {
         piece
     };
     pieces.then(late).boxed()
+}
+
+/// What the client of an answer without end has made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Endless {
+    /// How many blanks it has taken.
+    pub taken: usize,
+    /// Since when it is there.
+    pub since: Instant,
+    /// When it hung up.
+    pub until: Option<Instant>,
+}
+
+/// Whoever holds it counts what its client does.
+struct Count(Arc<Mutex<Option<Endless>>>);
+
+impl Count {
+    fn change(&self, change: impl FnOnce(&mut Endless)) {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.as_mut().map(change);
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.change(|endless| endless.until = Some(Instant::now()));
+    }
+}
+
+/// With blanks after it that have no end: `size` of them after each `pause`. They are counted in `count`, which is of this answer alone.
+pub fn endless(bytes: ByteStream, size: usize, pause: Duration, count: Arc<Mutex<Option<Endless>>>) -> ByteStream {
+    let begun = Endless { taken: 0, since: Instant::now(), until: None };
+    *count.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+    let blanks = stream::unfold(Count(count), move |count| async move {
+        tokio::time::sleep(pause).await;
+        count.change(|endless| endless.taken += size);
+        Some((Ok(Bytes::from(vec![b' '; size])), count))
+    });
+    bytes.chain(blanks).boxed()
 }
 
 /// As a watch that does not see things as they happen.
@@ -141,6 +181,21 @@ mod tests {
             events.concat().into_bytes().chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         let spoilt: Vec<_> = spoil(stream::iter(bytes).boxed(), fault).collect().await;
         spoilt.into_iter().map(|line| String::from_utf8(line.unwrap().to_vec()).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_counted_for_as_long_as_somebody_takes_it() {
+        let count = Arc::default();
+        let answer = stream::iter([Ok(Bytes::from_static(b"{}"))]).boxed();
+        let mut bytes = endless(answer, 3, Duration::from_millis(1), Arc::clone(&count));
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            said.extend(bytes.next().await.unwrap().unwrap());
+        }
+        let seen = || count.lock().unwrap().unwrap();
+        assert_eq!((said.as_slice(), seen().taken, seen().until), (&b"{}      "[..], 6, None));
+        drop(bytes);
+        assert!(seen().until.is_some());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ mod api;
 mod config;
 mod kubernetes_auth;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -71,6 +71,15 @@ pub struct VaultServer {
     ca_path: PathBuf,
     process: Mutex<Arc<Process>>,
     keys: Keys,
+}
+
+/// A live token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveToken {
+    /// Its accessor.
+    pub accessor: String,
+    /// The metadata that it was made with.
+    pub meta: HashMap<String, String>,
 }
 
 /// What initialising a Vault gives, in types that no format string prints.
@@ -191,17 +200,20 @@ impl VaultServer {
         process::capture(self.kind().name(), command, folder, COMMAND_LIMIT).await
     }
 
-    /// The accessors of the live tokens with this in their metadata.
-    pub async fn live_tokens_where(&self, key: &str, value: &str) -> Result<HashSet<String>, Error> {
+    /// The live tokens with this in their metadata.
+    pub async fn live_tokens_where(&self, key: &str, value: &str) -> Result<Vec<LiveToken>, Error> {
         let list = Method::from_bytes(b"LIST").map_err(|error| Error::io("no method")(std::io::Error::other(error)))?;
         let listed = self.must(list, "auth/token/accessors", None).await?;
         tokio::time::sleep(SETTLING).await;
-        let mut live = HashSet::new();
+        let mut live = Vec::new();
         for accessor in listed["data"]["keys"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let body = json!({ "accessor": accessor });
             let (status, answer) = self.request(Method::POST, "auth/token/lookup-accessor", Some(&body)).await?;
-            if status == StatusCode::OK && answer["data"]["meta"][key] == json!(value) {
-                live.insert(accessor.to_owned());
+            // Tokens of others may have none.
+            let meta =
+                serde_json::from_value::<HashMap<String, String>>(answer["data"]["meta"].clone()).unwrap_or_default();
+            if status == StatusCode::OK && meta.get(key).is_some_and(|found| found == value) {
+                live.push(LiveToken { accessor: accessor.to_owned(), meta });
             }
         }
         Ok(live)
