@@ -170,7 +170,8 @@ impl Arena {
         std::fs::write(&file, list.to_string()).expect("written");
         let apply = ["apply", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()];
         let said = self.cluster.kubectl(&apply).await;
-        assert!(said.contains("serverside-applied") && !said.contains("rror"), "{said}");
+        let applied = said.lines().filter(|line| line.ends_with(" serverside-applied")).count();
+        assert_eq!(applied, list["items"].as_array().map_or(0, Vec::len), "{said}");
     }
 
     /// A namespace whose pods may ask, and are granted these policies in every way; all of them, where bindings are off.

@@ -267,6 +267,8 @@ async fn weakened(arena: &Arena, weaken: impl AsyncFnOnce()) -> bool {
     }
     let asked = asks_in_the_end(arena, &victim).await;
     let stolen = arena.take(&asked).await;
+    // Applying alone would only add to the actions of a binding.
+    arena.cluster.kubectl(&["delete", "validatingadmissionpolicybinding", POLICY, "--ignore-not-found"]).await;
     bound(arena, true).await;
     arena.settled().await;
     stolen.is_some()
@@ -309,7 +311,7 @@ async fn patched(arena: &Arena, of: &str, spec: &Value) {
     let patch = format!("--patch={}", json!({ "spec": spec }));
     let kind = format!("validatingadmissionpolicy{of}");
     let said = arena.cluster.kubectl(&["patch", &kind, POLICY, "--type=merge", &patch]).await;
-    assert!(said.ends_with("patched\n"), "{said}");
+    assert!(said.ends_with(" patched\n"), "{said}");
 }
 
 pub async fn a_request_from_before_the_admission_policy(arena: &Arena) -> bool {
