@@ -17,6 +17,10 @@ pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
 
 /// Once the product is not there any more.
 pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: &Cluster) {
+    // Where the scenario before it was left out.
+    if cluster.must(&["get", "crds", "-o", "name"]).await.contains("vaulttokenrequests") {
+        cluster.uninstall().await;
+    }
     cluster.node().import(&testbed::node::openbao_image().expect("an image")).await.expect("imported");
     let before = objects(cluster).await;
     let demo = cluster.demo().await.expect("nothing of the demo's is there");
