@@ -316,12 +316,11 @@ impl<W: World> Executor<W> {
             Err(error) if error.reason() == Reason::VaultUnavailable && !error.is_refusal() => {
                 Ok((request.clone(), Go::Retry))
             }
-            // Vault says so of a token that is gone and has left its accessor behind. Past its expiry there is no doubt unless
-            // Vault shows the token; revoking it does no harm.
+            // Vault says so of a token that is gone and has left its accessor behind.
             Err(error)
-                if error.is_refusal()
+                if error.says_token_not_found()
                     && surely_expired(request, self.world.now())
-                    && !matches!(self.world.look_up(accessor).await, Ok(Some(_))) =>
+                    && self.is_gone(accessor).await =>
             {
                 match self.world.revoke(accessor).await {
                     Ok(()) => self.write(request, self.draft(request).expired(), Go::On).await,
@@ -332,6 +331,15 @@ impl<W: World> Executor<W> {
                 let not_renewed = self.draft(request).not_renewed(&error.why());
                 self.write(request, not_renewed, Go::Retry).await
             }
+        }
+    }
+
+    /// Whether Vault says of a token that has expired by what is known here that it has none of this accessor, or forbids to look at it,
+    /// as it does where a token has left its accessor behind. No answer is no word of its death: it may have been renewed without one.
+    async fn is_gone(&self, accessor: &str) -> bool {
+        match self.world.look_up(accessor).await {
+            Ok(found) => found.is_none(),
+            Err(error) => error.is_forbidden(),
         }
     }
 

@@ -173,16 +173,33 @@ fn tokens_that_are_delivered_already() {
 }
 
 /// Vault has renewed a token for longer than its request says.
+fn renewed_unheard(machine: &mut Machine) -> Result<(), String> {
+    machine.settle()?;
+    machine.act(Action::Wait { seconds: 200 })?;
+    // The first call reads the pod, the second one renews.
+    machine.act(Action::Turn { operator: 0, request: 0, bits: 0b10, fate: Fate::Lost })?;
+    assert!(machine.lives_longer_than_recorded(), "the renewal took no effect");
+    Ok(())
+}
+
 #[test]
 fn a_renewal_whose_answer_was_lost() {
-    simulate(1, 40, late_life(), |machine| {
-        machine.settle()?;
-        machine.act(Action::Wait { seconds: 200 })?;
-        // The first call reads the pod, the second one renews.
-        machine.act(Action::Turn { operator: 0, request: 0, bits: 0b10, fate: Fate::Lost })?;
-        assert!(machine.lives_longer_than_recorded(), "the renewal took no effect");
-        Ok(())
-    });
+    simulate(1, 40, late_life(), renewed_unheard);
+}
+
+/// Found among a million schedules of the kind above.
+#[test]
+fn i7_a_token_whose_renewal_is_refused_and_whose_look_up_is_not_answered_stays() {
+    let (operator, task) = (0, 0);
+    let schedule = [
+        Action::Look { operator, request: 0 },
+        Action::Go { operator, task, calls: 1 },
+        // Longer than the request says that it lives.
+        Action::Wait { seconds: 277 },
+        Action::Fail { operator, task, fate: Fate::Refused },
+        Action::Fail { operator, task, fate: Fate::Lost },
+    ];
+    run(1, &schedule, renewed_unheard).expect("it stays");
 }
 
 #[test]

@@ -235,9 +235,9 @@ impl World for SimWorld {
 
     async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
         let late = |model: &Model| Some(Late::Renew(accessor.to_owned(), model.now));
-        // Vault refuses what lives, too: beyond a limit of its token role, say.
+        // Whatever is said of a token that lives, it is not to cost it its life.
         self.vault(|model| model.renew(accessor), late).await.map_err(|error| match error {
-            Error::Unreachable { .. } => Error::Answered { status: 400, messages: "invalid request".to_owned() },
+            Error::Unreachable { .. } => Error::Answered { status: 400, messages: "token not found".to_owned() },
             error => error,
         })
     }
