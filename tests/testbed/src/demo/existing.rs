@@ -17,8 +17,6 @@ use crate::workdir::Workdir;
 
 /// Where Vault and the pod that asks are.
 const NAMESPACE: &str = "vault-token-operator-demo";
-/// Where Vault is, as the cluster has it.
-const VAULT: &str = "https://vault.vault-token-operator-demo.svc:8200";
 /// Where it is for whoever is in its pod.
 const INSIDE: &str = "127.0.0.1:8201";
 /// The oldest version that the operator takes.
@@ -67,7 +65,8 @@ impl Existing {
                 version["serverVersion"]["gitVersion"]
             )));
         }
-        this.write_manifests().await?;
+        // Where Vault is to be is not known yet.
+        this.write_manifests("https://vault.invalid:8200").await?;
         let there = this.there().await?;
         if !there.is_empty() {
             let there = there.join(", ");
@@ -165,7 +164,7 @@ impl Existing {
     }
 
     /// README.md, "Install it in a cluster", step 3.
-    async fn write_manifests(&self) -> Result<(), Error> {
+    async fn write_manifests(&self, vault: &str) -> Result<(), Error> {
         let folder = self.folder.path();
         let (name, tag) = repository_and_tag(&self.images.operator);
         let kustomization = json!({
@@ -173,7 +172,7 @@ impl Existing {
             "images": [{ "name": OPERATOR, "newName": name, "newTag": tag }],
             "configMapGenerator": [{
                 "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
-                "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={VAULT}")],
+                "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={vault}")],
             }],
         });
         let write = |path: &Path, text: &str| std::fs::write(path, text).map_err(Error::path("could not write", path));
@@ -184,7 +183,12 @@ impl Existing {
 
     /// OpenBao as a pod: for development, but with TLS to the cluster.
     async fn start_vault(&self) -> Result<(), Error> {
-        let server = self.pki.issue("vault", Usage::Server(&["vault.vault-token-operator-demo.svc"]))?;
+        let labels = json!({ "app": "vault" });
+        let meta = |name: &str| json!({ "name": name, "namespace": NAMESPACE, "labels": labels });
+        let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": meta("vault"),
+            "spec": { "selector": labels, "ports": [{ "port": 8200 }] } });
+        self.apply_text("service.json", &service.to_string()).await?;
+        let server = self.pki.issue("vault", Usage::Server(&[&self.cluster_ip("vault", NAMESPACE).await?]))?;
         let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::path("could not read", path));
         let config = json!({ "listener": [{ "tcp": {
             "address": "0.0.0.0:8200", "tls_cert_file": "/etc/openbao/tls.crt", "tls_key_file": "/etc/openbao/tls.key",
@@ -204,16 +208,12 @@ impl Existing {
         ];
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-        let labels = json!({ "app": "vault" });
-        let meta = |name: &str| json!({ "name": name, "namespace": NAMESPACE, "labels": labels });
         let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
             { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta("vault") },
             { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": NAMESPACE },
               "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator" },
               "subjects": [{ "kind": "ServiceAccount", "name": "vault", "namespace": NAMESPACE }] },
             { "apiVersion": "v1", "kind": "Secret", "metadata": meta("openbao"), "stringData": files },
-            { "apiVersion": "v1", "kind": "Service", "metadata": meta("vault"),
-              "spec": { "selector": labels, "ports": [{ "port": 8200 }] } },
             { "apiVersion": "v1", "kind": "Pod", "metadata": meta("vault"), "spec": {
                 "serviceAccountName": "vault",
                 "terminationGracePeriodSeconds": 1,
@@ -260,12 +260,13 @@ impl Existing {
             let fields = role.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", plain(value)));
             Ok::<_, Error>(["write".to_owned(), path].into_iter().chain(fields).collect::<Vec<_>>())
         };
+        let api_server = self.cluster_ip("kubernetes", "default").await?;
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let sweep = format!("{OPERATOR}-sweep");
         let reads = "policy=path \"secret/data/shop/read\" { capabilities = [\"read\"] }";
         for command in [
             words("auth enable kubernetes"),
-            words("write auth/kubernetes/config kubernetes_host=https://kubernetes.default.svc"),
+            words(&format!("write auth/kubernetes/config kubernetes_host=https://{}", bracketed(&api_server))),
             policy(OPERATOR, "policy.hcl")?,
             policy("vault-token-base", "base-policy.hcl")?,
             policy(&sweep, "sweep-policy.hcl")?,
@@ -288,11 +289,21 @@ impl Existing {
 
     /// README.md, "Install it in a cluster", step 4.
     async fn install(&self) -> Result<(), Error> {
+        self.write_manifests(&self.vault().await?).await?;
         self.kubectl.must(&["apply", "--server-side", "-f", &of_project("crds")]).await?;
         self.kubectl.must(&["apply", "--server-side", "-f", &self.product()]).await?;
         self.give_ca(OPERATOR).await?;
         let deployment = format!("deployment/{OPERATOR}");
         self.kubectl.must(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=100s"]).await.map(drop)
+    }
+
+    /// Where Vault is, for whoever is in the cluster: by its address, since not every cluster has names.
+    async fn vault(&self) -> Result<String, Error> {
+        Ok(format!("https://{}:8200", bracketed(&self.cluster_ip("vault", NAMESPACE).await?)))
+    }
+
+    async fn cluster_ip(&self, service: &str, namespace: &str) -> Result<String, Error> {
+        self.kubectl.must(&["get", "service", service, "-n", namespace, "-o", "jsonpath={.spec.clusterIP}"]).await
     }
 
     async fn give_ca(&self, namespace: &str) -> Result<(), Error> {
@@ -317,7 +328,7 @@ impl Stage for Existing {
     }
 
     async fn apply(&self) -> Result<String, Error> {
-        let example = project::example(NAMESPACE, VAULT)?
+        let example = project::example(NAMESPACE, &self.vault().await?)?
             .replace("image: vault-token-operator:0.1.0\n", &format!("image: {}\n", self.images.operator))
             .replace("image: vault-example:0.1.0\n", &format!("image: {}\n", self.images.example));
         let said = self.apply_text("example.yaml", &example).await?;
@@ -335,6 +346,11 @@ impl Stage for Existing {
             false => Err(Error::io("could not ask Vault")(std::io::Error::other(output.stderr))),
         }
     }
+}
+
+/// An address as it stands in a URL.
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
 fn refused(why: String) -> Error {
