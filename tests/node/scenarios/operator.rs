@@ -38,7 +38,9 @@ pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: 
 
     // What others have under a name of the product's.
     let labels = r#"{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "vault-namespace-labels"}, "spec": {"validations": [{"expression": "true"}]}}"#;
+        "metadata": {"name": "vault-namespace-labels"}, "spec": {"validations": [{"expression": "true"}],
+        "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["deployments"]}]}}}"#;
     cluster.apply("default", labels).await;
     let planted = objects(cluster).await;
     let refused = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
