@@ -75,7 +75,7 @@ impl Component {
     }
 
     /// What tests need beside a testbed.
-    pub const TESTS: [Self; 2] = [Self::Promtool, Self::Helm];
+    pub const TESTS: [Self; 1] = [Self::Promtool];
 
     /// The components that a node needs, beside those of the control plane.
     pub const NODE: [Self; 12] = [
