@@ -199,15 +199,13 @@ impl Existing {
             "token": token,
         });
         let command = ["bao", "server", "-dev", "-dev-no-store-token", "-config=/etc/openbao/openbao.json"];
-        let environment = [
-            ("BAO_DEV_LISTEN_ADDRESS", INSIDE),
-            ("BAO_DEV_ROOT_TOKEN_ID", &token),
-            ("BAO_ADDR", &format!("http://{INSIDE}")),
-            ("BAO_TOKEN", &token),
-            ("HOME", "/tmp"),
-        ];
-        let environment: Vec<_> =
-            environment.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+        let environment =
+            [("BAO_DEV_LISTEN_ADDRESS", INSIDE), ("BAO_ADDR", &format!("http://{INSIDE}")), ("HOME", "/tmp")];
+        let plain = environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+        // Not in the pod itself, which more people may read, and which is shown where OpenBao does not get ready.
+        let token = json!({ "secretKeyRef": { "name": "openbao", "key": "token" } });
+        let secret = ["BAO_DEV_ROOT_TOKEN_ID", "BAO_TOKEN"].map(|name| json!({ "name": name, "valueFrom": token }));
+        let environment: Vec<_> = plain.chain(secret).collect();
         let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
             { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta("vault") },
             { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": NAMESPACE },
