@@ -31,7 +31,7 @@ pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: 
 
     // One that came to nothing, in the midst of it: the namespace is there, and nothing else.
     let demo = cluster.demo().await.expect("nothing of the demo's is there");
-    let another = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    let another = refusal(cluster).await;
     assert!(another.contains("namespace/vault-token-operator-demo in it"), "{another}");
     demo.remove().await.expect("removed");
     until_objects_are(cluster, &before).await;
@@ -43,10 +43,15 @@ pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: 
         "resources": ["deployments"]}]}}}"#;
     cluster.apply("default", labels).await;
     let planted = objects(cluster).await;
-    let refused = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    let refused = refusal(cluster).await;
     assert!(refused.contains("/vault-namespace-labels in it"), "{refused}");
     assert_eq!(objects(cluster).await, planted);
     cluster.must(&["delete", "validatingadmissionpolicy", "vault-namespace-labels"]).await;
+}
+
+/// Why the demo does not run in this cluster.
+async fn refusal(cluster: &Cluster) -> String {
+    cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default()
 }
 
 /// All objects of the cluster, by kind, namespace, name, UID and generation, but those that come and go by themselves.
@@ -74,7 +79,7 @@ pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
     cluster.apply("last", &workload.pod("web", &SLEEPS).to_string()).await;
     ready(cluster, "last", "web").await;
     // The demo does not remove in the end what others have installed.
-    let refused = cluster.demo().await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    let refused = refusal(cluster).await;
     assert!(refused.contains("namespace/vault-token-operator") && refused.contains("nothing was changed"), "{refused}");
     cluster.must(&["-n", "last", "delete", "rolebinding", "vault-token-requester"]).await;
     cluster.must(&["delete", "vtr", "-A", "--all", "--timeout=60s"]).await;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::bed::Testbed;
 use crate::control_plane::BearerToken;
 use crate::error::Error;
+use crate::kubectl::Kubectl;
 use crate::kubelet::Kubelet;
 use crate::port;
 use crate::process::{self, Process};
@@ -323,30 +324,58 @@ pub async fn prepare_vault(testbed: &Testbed) -> Result<(), Error> {
 
 /// What `config/vault/README.md` tells a Vault administrator to do.
 async fn tell_vault(testbed: &Testbed) -> Result<(), Error> {
-    let vault = testbed.vault();
+    for (path, body) in vault_setup()? {
+        testbed.vault().must(Method::POST, &path, Some(&body)).await?;
+    }
+    Ok(())
+}
+
+/// What is written to Vault by that, path by path: policies, then roles.
+pub fn vault_setup() -> Result<Vec<(String, Value)>, Error> {
     let folder = project::root().join("config/vault");
     let read = |name: &str| {
         let path = folder.join(name);
         std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))
     };
-    let payload = |name: &str| {
-        let parsed = serde_json::from_str::<Value>(&read(name)?);
-        parsed.map_err(|error| Error::path("could not read", &folder.join(name))(std::io::Error::other(error)))
-    };
     let sweep = format!("{OPERATOR}-sweep");
+    let mut setup = Vec::new();
     for (name, file) in
         [(OPERATOR, "policy.hcl"), ("vault-token-base", "base-policy.hcl"), (&sweep, "sweep-policy.hcl")]
     {
-        let policy = json!({ "policy": read(file)? });
-        vault.must(Method::PUT, &format!("sys/policies/acl/{name}"), Some(&policy)).await?;
+        setup.push((format!("sys/policies/acl/{name}"), json!({ "policy": read(file)? })));
     }
-    let role = payload("token-role.json")?;
-    vault.must(Method::POST, &format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), Some(&role)).await?;
-    for (name, file) in [(OPERATOR, "auth-role.json"), (&sweep, "sweep-auth-role.json")] {
-        let role = payload(file)?;
-        vault.must(Method::POST, &format!("auth/kubernetes/role/{name}"), Some(&role)).await?;
+    for (path, file) in [
+        (format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), "token-role.json"),
+        (format!("auth/kubernetes/role/{OPERATOR}"), "auth-role.json"),
+        (format!("auth/kubernetes/role/{sweep}"), "sweep-auth-role.json"),
+    ] {
+        let role = serde_json::from_str(&read(file)?);
+        setup.push((path, role.map_err(|error| Error::path("could not read", &folder.join(file))(error.into()))?));
     }
-    Ok(())
+    Ok(setup)
+}
+
+/// README.md, "Install it in a cluster", step 3: a kustomization in this folder, for a Vault at this address.
+pub fn kustomization(folder: &Path, vault: &str) -> Result<Value, Error> {
+    Ok(json!({
+        "resources": [project::path_from(folder, "config")?],
+        "configMapGenerator": [{
+            "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
+            "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={vault}")],
+        }],
+    }))
+}
+
+/// Step 4 of it: the ConfigMap with the authority of Vault's certificate.
+pub async fn give_ca(kubectl: &Kubectl, namespace: &str, ca: &Path) -> Result<(), Error> {
+    let file = format!("--from-file=ca.crt={}", ca.display());
+    kubectl.must(&["-n", namespace, "create", "configmap", "vault-ca", &file]).await.map(drop)
+}
+
+/// Waits until all of the operator's replicas are as they should be.
+pub async fn roll_out(kubectl: &Kubectl) -> Result<(), Error> {
+    let deployment = format!("deployment/{OPERATOR}");
+    kubectl.must(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=90s"]).await.map(drop)
 }
 
 /// Two example secrets, and the policies to read them.

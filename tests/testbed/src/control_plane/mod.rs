@@ -209,7 +209,7 @@ impl ControlPlane {
 
     /// Runs kubectl, which may do everything, to its end.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output, Error> {
-        self.kubectl_as(&self.admin_kubeconfig, arguments).await
+        self.admin_kubectl().run(arguments).await
     }
 
     /// Runs kubectl with a kubeconfig to its end.

@@ -12,7 +12,7 @@ use crate::pki::{Pki, Usage};
 use crate::project;
 use crate::report;
 use crate::settings::Settings;
-use crate::system::{CLUSTER, OPERATOR};
+use crate::system::{self, OPERATOR};
 use crate::workdir::Workdir;
 
 /// Where Vault and the pod that asks are.
@@ -167,14 +167,8 @@ impl Existing {
     async fn write_manifests(&self, vault: &str) -> Result<(), Error> {
         let folder = self.folder.path();
         let (name, tag) = repository_and_tag(&self.images.operator);
-        let kustomization = json!({
-            "resources": [project::path_from(folder, "config")?],
-            "images": [{ "name": OPERATOR, "newName": name, "newTag": tag }],
-            "configMapGenerator": [{
-                "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
-                "literals": [format!("VTO_CLUSTER={CLUSTER}"), format!("VAULT_ADDR={vault}")],
-            }],
-        });
+        let mut kustomization = system::kustomization(folder, vault)?;
+        kustomization["images"] = json!([{ "name": OPERATOR, "newName": name, "newTag": tag }]);
         let write = |path: &Path, text: &str| std::fs::write(path, text).map_err(Error::path("could not write", path));
         write(&folder.join("kustomization.yaml"), &kustomization.to_string())?;
         let product = self.kubectl.must(&["kustomize", &folder.to_string_lossy()]).await?;
@@ -246,35 +240,18 @@ impl Existing {
 
     /// What `config/vault/README.md` says for a Vault in the cluster, and an example secret with the policy to read it.
     async fn tell_vault(&self) -> Result<(), Error> {
-        let policy = |name: &str, file: &str| {
-            Ok::<_, Error>(vec![
-                "write".to_owned(),
-                format!("sys/policies/acl/{name}"),
-                format!("policy={}", text(file)?),
-            ])
-        };
-        let role = |path: String, file: &str| {
-            let role: Value = parsed(&text(file)?)?;
-            let fields = role.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", plain(value)));
-            Ok::<_, Error>(["write".to_owned(), path].into_iter().chain(fields).collect::<Vec<_>>())
-        };
-        let api_server = self.cluster_ip("kubernetes", "default").await?;
-        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let sweep = format!("{OPERATOR}-sweep");
-        let reads = "policy=path \"secret/data/shop/read\" { capabilities = [\"read\"] }";
-        for command in [
-            words("auth enable kubernetes"),
-            words(&format!("write auth/kubernetes/config kubernetes_host=https://{}", bracketed(&api_server))),
-            policy(OPERATOR, "policy.hcl")?,
-            policy("vault-token-base", "base-policy.hcl")?,
-            policy(&sweep, "sweep-policy.hcl")?,
-            role(format!("auth/token/roles/{OPERATOR}-{CLUSTER}"), "token-role.json")?,
-            role(format!("auth/kubernetes/role/{OPERATOR}"), "auth-role.json")?,
-            role(format!("auth/kubernetes/role/{sweep}"), "sweep-auth-role.json")?,
-            words("kv put -mount=secret shop/read greeting=hello"),
-            vec!["write".to_owned(), "sys/policies/acl/shop-read".to_owned(), reads.to_owned()],
-        ] {
-            self.bao(&command.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        let api_server =
+            format!("kubernetes_host=https://{}", bracketed(&self.cluster_ip("kubernetes", "default").await?));
+        self.bao(&["auth", "enable", "kubernetes"]).await?;
+        self.bao(&["write", "auth/kubernetes/config", &api_server]).await?;
+        self.bao(&["kv", "put", "-mount=secret", "shop/read", "greeting=hello"]).await?;
+        let reads = json!({ "policy": "path \"secret/data/shop/read\" { capabilities = [\"read\"] }" });
+        for (path, body) in system::vault_setup()?.into_iter().chain([("sys/policies/acl/shop-read".to_owned(), reads)])
+        {
+            let fields = body.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", plain(value)));
+            let fields: Vec<String> = fields.collect();
+            self.bao(&["write", &path].into_iter().chain(fields.iter().map(String::as_str)).collect::<Vec<_>>())
+                .await?;
         }
         Ok(())
     }
@@ -291,8 +268,7 @@ impl Existing {
         self.kubectl.must(&["apply", "--server-side", "-f", &of_project("crds")]).await?;
         self.kubectl.must(&["apply", "--server-side", "-f", &self.product()]).await?;
         self.give_ca(OPERATOR).await?;
-        let deployment = format!("deployment/{OPERATOR}");
-        self.kubectl.must(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=100s"]).await.map(drop)
+        system::roll_out(&self.kubectl).await
     }
 
     /// Where Vault is, for whoever is in the cluster: by its address, since not every cluster has names.
@@ -305,8 +281,7 @@ impl Existing {
     }
 
     async fn give_ca(&self, namespace: &str) -> Result<(), Error> {
-        let file = format!("--from-file=ca.crt={}", self.pki.ca().path.display());
-        self.kubectl.must(&["create", "configmap", "vault-ca", "-n", namespace, &file]).await.map(drop)
+        system::give_ca(&self.kubectl, namespace, &self.pki.ca().path).await
     }
 
     async fn apply_text(&self, name: &str, text: &str) -> Result<String, Error> {
@@ -362,12 +337,6 @@ fn of_project(path: &str) -> String {
 /// The two parts of an image's name; a colon before the last slash is that of a port.
 fn repository_and_tag(image: &str) -> (&str, &str) {
     image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((image, "latest"))
-}
-
-/// A file of `config/vault/`.
-fn text(file: &str) -> Result<String, Error> {
-    let path = project::root().join("config/vault").join(file);
-    std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))
 }
 
 fn parsed(text: &str) -> Result<Value, Error> {

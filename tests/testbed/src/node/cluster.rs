@@ -12,7 +12,7 @@ use crate::demo::{Existing, Images};
 use crate::error::Error;
 use crate::image::Image;
 use crate::project::{self, Binaries};
-use crate::system::{self, OPERATOR, must_succeed};
+use crate::system::{self, OPERATOR};
 use crate::vault::VaultServer;
 use crate::workdir::Workdir;
 use crate::world;
@@ -125,18 +125,12 @@ impl Cluster {
         let authority = std::fs::read_to_string(ca).map_err(Error::path("could not read", ca))?;
         let given = json!({ "image": OPERATOR_IMAGE, "VAULT_ADDR": address, "ca.crt": authority }).to_string();
         let given = json!([{ "op": "replace", "path": "/spec/variables/0/expression", "value": given }]);
-        let kustomization = json!({
-            "resources": [project::path_from(&folder, "config")?],
-            "components": [project::path_from(&folder, "config/injection")?],
-            "configMapGenerator": [{
-                "name": OPERATOR, "namespace": OPERATOR, "behavior": "merge",
-                "literals": ["VTO_CLUSTER=main", format!("VAULT_ADDR={address}")],
-            }],
-            "patches": [{
-                "target": { "kind": "MutatingAdmissionPolicy", "name": "vault-token-injection" },
-                "patch": given.to_string(),
-            }],
-        });
+        let mut kustomization = system::kustomization(&folder, address)?;
+        kustomization["components"] = json!([project::path_from(&folder, "config/injection")?]);
+        kustomization["patches"] = json!([{
+            "target": { "kind": "MutatingAdmissionPolicy", "name": "vault-token-injection" },
+            "patch": given.to_string(),
+        }]);
         let file = folder.join("kustomization.yaml");
         std::fs::write(&file, kustomization.to_string()).map_err(Error::path("could not write", &file))?;
         let crds = project::root().join("crds");
@@ -153,8 +147,7 @@ impl Cluster {
 
     /// The ConfigMap with the authority of Vault's certificate.
     pub async fn give_ca(&self, namespace: &str) -> Result<(), Error> {
-        let file = format!("--from-file=ca.crt={}", self.vault().ca_path().display());
-        self.kubectl(&["-n", namespace, "create", "configmap", "vault-ca", &file]).await.map(drop)
+        system::give_ca(&self.testbed.control_plane().admin_kubectl(), namespace, self.vault().ca_path()).await
     }
 
     /// The demo in this cluster, as in one that was there before.
@@ -166,8 +159,7 @@ impl Cluster {
 
     /// Waits until all of the operator's replicas are as they should be.
     pub async fn roll_out(&self) -> Result<(), Error> {
-        let deployment = format!("deployment/{OPERATOR}");
-        self.kubectl(&["rollout", "status", &deployment, "-n", OPERATOR, "--timeout=90s"]).await.map(drop)
+        system::roll_out(&self.testbed.control_plane().admin_kubectl()).await
     }
 
     /// `examples/shop.yaml` for this Vault, in this namespace.
@@ -177,7 +169,7 @@ impl Cluster {
 
     /// Runs kubectl as an administrator, which has to succeed; gives what it printed.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, Error> {
-        must_succeed(self.testbed.control_plane().kubectl(arguments).await?, "kubectl")
+        self.testbed.control_plane().admin_kubectl().must(arguments).await
     }
 
     /// The size of the operator's image, in bytes.
