@@ -98,8 +98,11 @@ impl Inspector {
                 // What was seen last may well be true still; in an outage nothing can be written either.
                 Err(error) => tracing::warn!(%error, "cannot look at the admission policies"),
             }
-            let changes = futures::stream::iter(meanwhile).chain(changes.by_ref());
-            let mut news = changes.filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
+            if outdated {
+                self.doubt();
+                continue;
+            }
+            let mut news = changes.by_ref().filter(|change| std::future::ready(!change.as_ref().is_some_and(seen)));
             tokio::select! {
                 Some(_) = news.next() => self.doubt(),
                 () = tokio::time::sleep(INTERVAL) => {}

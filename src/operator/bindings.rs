@@ -55,6 +55,7 @@ impl Statuses {
     async fn write(&self, edition: &Edition) {
         let mut roles = HashMap::new();
         for (name, binding) in &*edition.bindings {
+            let reach = edition.rules.reach(&binding.spec);
             let (ready, reason, message) = match Rule::read(binding, &self.token_role, &self.limits) {
                 Err(why) => ("False", BindingReason::Invalid, format!("it grants nothing: {why}")),
                 Ok(rule) => {
@@ -62,10 +63,10 @@ impl Statuses {
                         roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
                     }
                     let unmatched = edition.rules.unmatched(&binding.spec);
-                    judge(&rule, edition.rules.reach(&binding.spec), &unmatched, roles[&rule.token_role])
+                    judge(&rule, reach, &unmatched, roles[&rule.token_role])
                 }
             };
-            let reach = u32::try_from(edition.rules.reach(&binding.spec)).unwrap_or(u32::MAX);
+            let reach = u32::try_from(reach).unwrap_or(u32::MAX);
             let status = status(binding, ready, reason, message, reach);
             if binding.status.as_ref() != Some(&status)
                 && let Err(error) = self.patch(name, &status).await
