@@ -2,6 +2,7 @@
 
 use crate::api::{ConditionType, Phase, Reason, VaultTokenRequestStatus};
 use crate::domain::status::{current, message};
+use crate::domain::tenure::regained_grant;
 
 /// One Event to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
         Phase::Denied if entered => (true, "Authorize", text(ConditionType::Authorized)),
         Phase::Failed if entered => (true, "Issue", text(ConditionType::Issued)),
         Phase::Revoking if entered => (true, "Deliver", text(ConditionType::Delivered)),
-        _ if regained(after) && !regained(before) => {
+        _ if !entered && regained_grant(before, after) => {
             // It goes on in the phase that it is in, and with the reason of that.
             reason = Reason::GrantRegained.as_str().to_owned();
             (false, "Authorize", text(ConditionType::Authorized))
@@ -45,12 +46,6 @@ pub fn announcement(before: &VaultTokenRequestStatus, after: &VaultTokenRequestS
         }
     };
     Some(Announcement { warning, reason, action, note })
-}
-
-/// Whether the token has its grant again after it had lost it.
-fn regained(status: &VaultTokenRequestStatus) -> bool {
-    let authorized = status.condition(ConditionType::Authorized);
-    authorized.is_some_and(|condition| condition.reason == Reason::GrantRegained.as_str())
 }
 
 /// The action that a waiting reason holds up, for those that somebody may have to do something about.

@@ -1,21 +1,20 @@
 //! What the audit log calls a change of a request.
 
-use super::tenure::lost_grant;
+use super::tenure::regained_grant;
 use crate::api::VaultTokenRequestStatus;
 
 /// The step that leads from one status to the next, if it is worth a line: the phase that it enters, what befell a token that
 /// stays where it is, or the reason why it waits.
 pub fn step(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> Option<String> {
-    let lost = |status| lost_grant(status).is_some();
-    let name = match (lost(before), lost(after)) {
-        // An attempt that ended without a record is followed by the next one in the same phase.
-        _ if (before.phase, before.attempts) != (after.phase, after.attempts) => {
-            return Some(after.phase.unwrap_or_default().to_string());
-        }
+    // An attempt that ended without a record is followed by the next one in the same phase.
+    if (before.phase, before.attempts) != (after.phase, after.attempts) {
+        return Some(after.phase.unwrap_or_default().to_string());
+    }
+    let name = match after.reason.as_deref() {
         _ if before.renewed_at != after.renewed_at => "Renewed",
-        (false, true) => "GrantLost",
-        (true, false) => "GrantRegained",
-        _ if before.reason != after.reason => after.reason.as_deref()?,
+        _ if regained_grant(before, after) => "GrantRegained",
+        // The same as the condition's: a grant that is lost is told by the reason.
+        reason if before.reason.as_deref() != reason => reason?,
         _ => return None,
     };
     Some(name.to_owned())
@@ -70,5 +69,7 @@ mod tests {
         let first = wait(&none, 1, "sealed");
         assert_eq!(step(&none, &first).as_deref(), Some("Pending"));
         assert_eq!(step(&first, &wait(&first, 2, "connection refused")), None);
+        let unchecked = draft(&first, 3).waiting(&Why::new(Reason::AdmissionLacking, "nothing checks who asks"));
+        assert_eq!(step(&first, &unchecked).as_deref(), Some("AdmissionLacking"), "no grant was lost");
     }
 }

@@ -95,6 +95,11 @@ pub fn lost_grant(status: &VaultTokenRequestStatus) -> Option<&Condition> {
     status.condition(ConditionType::Authorized).filter(|condition| condition.status == "False")
 }
 
+/// Whether a token that had lost its grant has it again.
+pub fn regained_grant(before: &VaultTokenRequestStatus, after: &VaultTokenRequestStatus) -> bool {
+    lost_grant(before).is_some() && lost_grant(after).is_none()
+}
+
 fn grant_lost(observed: &Observed<'_>) -> Why {
     let grace = super::duration::format(observed.limits.grace);
     let message = format!(
