@@ -1,10 +1,10 @@
 //! Answers that are not what they look like: of a storage that fails in the midst, and of a token that has left its accessor behind.
 
 use crate::fault::{Proxied, Traps};
-use crate::support::{LIMIT, alone, condition, reason, token_of};
-use jiff::{SignedDuration, Timestamp};
+use crate::support::{CALL_DEADLINE, LIMIT, alone, condition, reason, token_of};
+use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::proxy::{Break, Fault, Proxy};
@@ -27,10 +27,7 @@ const LOOK_UP_WRAPPING: &str = "sys/wrapping/lookup";
 #[tokio::test]
 async fn rule_2_a_mint_that_the_storage_fails_is_unclear_and_no_refusal() {
     let (cluster, _guard) = alone().await;
-    let proxied = Proxied::new(cluster).await;
-    let traps = Traps::default();
-    proxied.vault.follow(traps.script());
-    proxied.start(cluster).await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
     let namespace = cluster.namespace("storage-fails").await;
     // The token is there, and nobody knows it.
     traps.set(Method::POST, MINT, 0, Fault::After(STORAGE));
@@ -41,12 +38,8 @@ async fn rule_2_a_mint_that_the_storage_fails_is_unclear_and_no_refusal() {
     let [first] = &status.history[..] else { panic!("one attempt has ended: {status:#?}") };
     assert_eq!((first.number, first.outcome), (1, AttemptOutcome::Unrecorded));
     // A sweep follows.
-    let deadline = Instant::now() + LIMIT;
-    let swept = |line: &Value| line["step"] == "OrphanRevoked" && line["attempt"] == 1;
-    while !cluster.audit_lines("namespace", &namespace).iter().any(swept) {
-        assert!(Instant::now() < deadline, "the token of the first attempt is not swept\n{}", cluster.operator_said());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let line = cluster.until_audited("namespace", &namespace, "OrphanRevoked").await;
+    assert_eq!(line["attempt"], 1, "{line:#?}");
     cluster.until_live(&namespace, 1).await;
     assert!(cluster.accepts(&delivered.token).await, "I7: the sweep took the wrong one");
 }
@@ -80,16 +73,10 @@ async fn an_unwrapping_that_the_storage_fails_is_no_interception() {
     assert!(!alarms.contains("alarms_total{kind=\"compromised\"} 1"), "{alarms}");
 }
 
-/// How late calls can still take effect, and by how much clocks can differ: see `CALL_DEADLINE` of `domain/plan.rs`.
-const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
-
 #[tokio::test]
 async fn rule_8_a_renewal_that_is_refused_is_told_and_tried_again_until_the_token_is_surely_dead() {
     let (cluster, _guard) = alone().await;
-    let proxied = Proxied::new(cluster).await;
-    let traps = Traps::default();
-    proxied.vault.follow(traps.script());
-    proxied.start(cluster).await;
+    let (proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
     let namespace = cluster.namespace("refused-renewal").await;
     let refused = |request: &VaultTokenRequest| reason(request) == "RenewalFailed";
 

@@ -52,6 +52,14 @@ impl Proxied {
         Self { vault, api }
     }
 
+    /// Starts the operator with one proxy, of Vault or of the API server, in which calls meet traps that are yet to be set.
+    pub async fn trapped(cluster: &Cluster, which: fn(&Self) -> &Proxy) -> (Self, Traps) {
+        let (proxied, traps) = (Self::new(cluster).await, Traps::default());
+        which(&proxied).follow(traps.script());
+        proxied.start(cluster).await;
+        (proxied, traps)
+    }
+
     pub async fn start(&self, cluster: &Cluster) {
         self.start_with(cluster, &[]).await;
     }
@@ -276,10 +284,7 @@ fn status_of(pod: &PodHandle) -> String {
 #[tokio::test]
 async fn i3_a_pod_that_is_deleted_while_its_delivery_is_still_being_written_down_loses_its_token_at_once() {
     let (cluster, _guard) = alone().await;
-    let proxied = Proxied::new(cluster).await;
-    let traps = Traps::default();
-    proxied.api.follow(traps.script());
-    proxied.start(cluster).await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.api).await;
     let namespace = cluster.namespace("deleted-midway").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "brief", "shop-read", "1h")).await;
     // The API server has written Delivered, the init container has seen it, and the operator still waits for the answer.
@@ -296,10 +301,7 @@ async fn i3_a_pod_that_is_deleted_while_its_delivery_is_still_being_written_down
 #[tokio::test]
 async fn i7_a_token_whose_record_and_delivery_were_not_answered_is_not_taken_back() {
     let (cluster, _guard) = alone().await;
-    let proxied = Proxied::new(cluster).await;
-    let traps = Traps::default();
-    proxied.api.follow(traps.script());
-    proxied.start(cluster).await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.api).await;
     let namespace = cluster.namespace("unanswered").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     traps.set(Method::PUT, &status_of(&pod), 1, Fault::After(Break::Reset));

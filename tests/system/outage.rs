@@ -1,7 +1,7 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
 use crate::fault::Proxied;
-use crate::support::{LIMIT, alone, condition, name, reason, token_of};
+use crate::support::{CALL_DEADLINE, LIMIT, alone, condition, name, reason, token_of};
 use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
@@ -281,9 +281,6 @@ async fn an_outage_costs_vault_one_call_at_a_time_however_many_wait_and_ends_in_
     assert!(calls.values().sum::<usize>() <= 2 * WAITING + ENDING + 5, "{calls:?}");
     cluster.until_healthy("vault: logged in").await;
 }
-
-/// How late calls can still take effect, and by how much clocks can differ: see `CALL_DEADLINE` of `domain/plan.rs`.
-const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 #[tokio::test]
 async fn rule_8_a_revocation_is_tried_until_the_tokens_last_possible_expiry_is_over() {

@@ -1,6 +1,7 @@
 //! What the tests share: the running system, and words for what they do with it.
 
 use futures::future::select_all;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -19,6 +20,10 @@ use testbed::vault::VaultServer;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use vault_token_operator::api::{Phase, VaultTokenRequest, VaultTokenRequestStatus, request_name};
 use vault_token_operator::seal::OneTimeKey;
+
+/// How late calls can still take effect, and by how much clocks can differ: `CALL_DEADLINE` of `domain/plan.rs`, whose value the tests do
+/// not take from there.
+pub const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long anything may take that should take milliseconds, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -182,11 +187,14 @@ impl Cluster {
         self.log_lines(|line| line["target"] == "audit" && line[key] == value)
     }
 
-    /// Waits until there is an audit line of this step that has this value.
-    pub async fn until_audited(&self, key: &str, value: &str, step: &str) {
+    /// Waits until there is an audit line of this step that has this value; gives the first one.
+    pub async fn until_audited(&self, key: &str, value: &str, step: &str) -> Value {
         let deadline = Instant::now() + LIMIT;
-        while !self.audit_lines(key, value).iter().any(|line| line["step"] == step) {
-            assert!(Instant::now() < deadline, "{step} is in no audit line of {value}");
+        loop {
+            if let Some(line) = self.audit_lines(key, value).into_iter().find(|line| line["step"] == step) {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "{step} is in no audit line of {value}\n{}", self.operator_said());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
