@@ -48,7 +48,7 @@ struct State {
 impl Arena {
     /// A system with this binary.
     pub async fn new(binary: &Path) -> Self {
-        let cluster = Cluster::start(binary).await;
+        let cluster = Cluster::start_with(binary).await;
         let switch = cluster.system.testbed().run().path().join("stops-off");
         Self { cluster, switch, state: Mutex::default(), numbers: AtomicU32::new(0) }
     }

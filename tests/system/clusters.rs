@@ -6,7 +6,6 @@ use crate::sweep::{ROLE_PATH, meta, token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::path::Path;
 use testbed::kubelet::PodSpec;
 use testbed::project;
 use testbed::vault::VaultServer;
@@ -39,7 +38,7 @@ fn swept(cluster: &Cluster, namespace: &str) -> HashSet<String> {
 #[tokio::test]
 async fn i2_two_clusters_on_one_vault_never_touch_each_others_tokens() {
     let (main, _guard) = alone().await;
-    let other = &Cluster::start(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
+    let other = &Cluster::start().await;
     let vault = main.vault();
     let login = introduce(vault, other).await;
     let ca = vault.ca_path().to_string_lossy();

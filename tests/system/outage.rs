@@ -1,7 +1,7 @@
 //! When Vault, the init container or the API server is away: nothing is lost, and everybody is told.
 
 use crate::fault::Proxied;
-use crate::support::{CALL_DEADLINE, LIMIT, alone, condition, name, reason, token_of};
+use crate::support::{CALL_DEADLINE, Cluster, LIMIT, alone, condition, name, reason, token_of};
 use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
@@ -218,7 +218,8 @@ const PROBE: &str = "lookup-self";
 async fn an_outage_costs_vault_one_call_at_a_time_however_many_wait_and_ends_in_no_flood() {
     const ENDING: usize = 12;
     const WAITING: usize = 24;
-    let (cluster, _guard) = alone().await;
+    // Of its own: tokens that other tests left would be renewed, and counted, too.
+    let cluster = &Cluster::start().await;
     let proxied = Proxied::new(cluster).await;
     let asked = Asked::default();
     proxied.vault.follow(asked.script());

@@ -3,7 +3,6 @@
 use crate::support::{Cluster, alone, shared};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::path::Path;
 use testbed::kubelet::PodSpec;
 
 const FEWER: &str = "fewer rights in Vault than it needs";
@@ -147,7 +146,7 @@ async fn a_root_token_is_said_in_one_sentence() {
 #[tokio::test]
 async fn a_login_that_may_not_ask_is_no_worse_for_it() {
     // Of its own: what Vault says of tokens that other tests left would be a doubt, too.
-    let cluster = &Cluster::start(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
+    let cluster = &Cluster::start().await;
     // A doubt about the login, with no right to look at it either, would end in another login.
     let policy = without(&policy(), "auth/token/lookup-self");
     // And Vault forbids a sweep to look at tokens that have gone meanwhile, which would be a doubt, too.

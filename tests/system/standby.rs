@@ -2,7 +2,6 @@
 
 use crate::support::{Cluster, LIMIT, reason, token_of};
 use reqwest::Method;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::vault::VaultServer;
@@ -17,7 +16,7 @@ struct Pair {
 impl Pair {
     /// Operator and init containers know no other server than the standby.
     async fn start() -> Self {
-        let cluster = Cluster::start(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
+        let cluster = Cluster::start().await;
         let standby = cluster.vault().join(cluster.system.testbed().run()).await.expect("a standby");
         cluster.system.start_operator(&[("VAULT_ADDR", standby.address())]).await.expect("the operator starts");
         let namespace = cluster.namespace("standby").await;

@@ -72,8 +72,7 @@ pub fn started() -> impl Iterator<Item = &'static Cluster> {
 
 impl Place {
     async fn cluster(&self) -> &Cluster {
-        let binary = Path::new(env!("CARGO_BIN_EXE_vault-token-operator"));
-        self.cluster.get_or_init(|| Cluster::start(binary)).await
+        self.cluster.get_or_init(Cluster::start).await
     }
 }
 
@@ -95,8 +94,13 @@ impl Delivered {
 }
 
 impl Cluster {
-    /// The real components, with this binary installed on them. The operator is not started yet.
-    pub async fn start(binary: &Path) -> Self {
+    /// A system for one of the places above, or for a test that what others left would disturb. The operator is not started yet.
+    pub async fn start() -> Self {
+        Self::start_with(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await
+    }
+
+    /// The real components, with this binary installed on them.
+    pub async fn start_with(binary: &Path) -> Self {
         let testbed = Testbed::start().await.expect("the testbed starts");
         let kubelet = Kubelet::new(testbed.run(), binary).expect("a kubelet");
         let system = System::install(testbed, binary).await.expect("the product is installed");

@@ -9,7 +9,6 @@ use crate::support::Cluster;
 use promtool::Rules;
 use samples::Case;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// Names of the operator's metrics in some text.
 fn named(text: &str) -> BTreeSet<String> {
@@ -20,7 +19,7 @@ fn named(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_alert_fires_on_what_the_operator_told_when_it_should_and_none_while_all_is_well() {
-    let cluster = Cluster::start(Path::new(env!("CARGO_BIN_EXE_vault-token-operator"))).await;
+    let cluster = Cluster::start().await;
     let cases = states::all(&cluster).await;
     let rules = Rules::read();
     let tried: BTreeSet<_> = cases.iter().flat_map(|case| case.fires.iter().copied()).collect();
