@@ -176,7 +176,8 @@ pub fn grant(
         return Err(Why::new(
             Reason::PodHostNetwork,
             "the pod uses hostNetwork: its address is its node's, where others listen, too; have the init container ask with \
-             --delivery status",
+             --delivery status (VTO_DELIVERY), which takes deliveries: [Status] in the binding and the ClusterRole \
+             vault-token-requester-status",
         ));
     }
     let Some(annotation) = &facts.policies else {

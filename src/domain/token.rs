@@ -109,7 +109,10 @@ impl Qualities {
         } else if self.period != ordered.period {
             Some(format!("its period is {} s, not {} s", self.period, ordered.period))
         } else if self.life != ordered.life {
-            Some(format!("it lives for {} s, not {} s", self.life, ordered.life))
+            Some(format!(
+                "it lives for {} s, not {} s: Vault's max_lease_ttl, or the token role's limits, cap it",
+                self.life, ordered.life
+            ))
         } else if self.orphan != ordered.orphan {
             Some("it has a parent that it dies with".to_owned())
         } else if self.kind != ordered.kind {

@@ -176,10 +176,14 @@ impl Receiver {
             Ok(request) => request.filter(|request| request.uid().as_deref() == Some(self.intake.uid())),
             Err(error) => return Verdict::Waiting(error.to_string()),
         };
-        if let Some(request) = &request {
-            self.take_offered(request, &mut state).await;
-        }
-        let verdict = judge(request.as_ref(), state.held.as_ref());
+        let refused = match &request {
+            Some(request) => self.take_offered(request, &mut state).await,
+            None => None,
+        };
+        let verdict = match refused {
+            Some(why) => Verdict::Over(why),
+            None => judge(request.as_ref(), state.held.as_ref()),
+        };
         if state.held.is_some() && !keeps(&verdict, request.as_ref(), state.held.as_ref()) {
             match self.store.clear().await {
                 Ok(()) => state.held = None,
@@ -190,22 +194,23 @@ impl Receiver {
         verdict
     }
 
-    /// Takes the wrapping token that the operator has left in the status, and answers there.
-    async fn take_offered(&self, request: &VaultTokenRequest, state: &mut State) {
-        let Some(status) = &request.status else { return };
-        let Some(sealed) = status.sealed_token.as_ref().filter(|_| request.phase() == Phase::Issued) else { return };
+    /// Takes the wrapping token that the operator has left in the status, and answers there; gives a sentence if it may not.
+    async fn take_offered(&self, request: &VaultTokenRequest, state: &mut State) -> Option<String> {
+        let status = request.status.as_ref()?;
+        let sealed = status.sealed_token.as_ref().filter(|_| request.phase() == Phase::Issued)?;
         let attempt = status.attempts;
         let Some(opened) = self.intake.open(attempt, sealed) else {
             tracing::error!("status.sealedToken is not sealed for this request; only the operator may write it");
-            return;
+            return None;
         };
         if status.answer.as_ref().is_some_and(|answer| opened.receipt.confirms(self.intake.subject(attempt), answer)) {
-            return;
+            return None;
         }
         let answer = self.take(Ok(request.clone()), &opened, state).await;
-        if let Err(error) = self.requests.answer(request, &answer).await {
-            tracing::warn!(%error, "cannot answer in the request's status yet; is the ClusterRole vault-token-requester-status bound?");
-        }
+        self.requests.answer(request, &answer).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot answer in the request's status yet");
+            None
+        })
     }
 }
 

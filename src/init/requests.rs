@@ -91,7 +91,8 @@ impl Requests {
         }
         Err(format!(
             "the pod {pod_name} has made {REQUESTS_PER_POD} requests, and none of them gave it a token; \
-             kubectl get vaulttokenrequests says why. Delete the pod to start over"
+             kubectl get vtr -n {} -o wide says why. Delete the pod to start over",
+            self.identity.namespace
         ))
     }
 
@@ -103,16 +104,25 @@ impl Requests {
         bounded(self.api.get_opt(name)).await
     }
 
-    /// Writes into the status of a request what became of the wrapping token that was there.
+    /// Writes into the status of a request what became of the wrapping token that was there; gives a sentence if the pod may not do
+    /// that, whatever is in the request.
     ///
     /// # Errors
     /// Whatever leaves it open whether it was written.
-    pub async fn answer(&self, request: &VaultTokenRequest, answer: &Answer) -> Result<(), Error> {
+    pub async fn answer(&self, request: &VaultTokenRequest, answer: &Answer) -> Result<Option<String>, Error> {
         let name = request.metadata.name.as_deref().unwrap_or_default();
         // The UID keeps it off another request of the same name.
         let patch = json!({ "metadata": { "uid": request.metadata.uid }, "status": { "answer": answer } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        bounded(self.api.patch_status(name, &params, &Patch::Merge(patch))).await.map(drop)
+        match bounded(self.api.patch_status(name, &params, &Patch::Merge(patch))).await {
+            Ok(_) => Ok(None),
+            Err(error) => match (error.status(), said(&error)) {
+                (Some(403), Some(said)) if said.contains(" cannot patch resource ") => {
+                    Ok(Some(self.lacks_role("patch the status of", "vault-token-requester-status", &said)))
+                }
+                _ => Err(error),
+            },
+        }
     }
 
     fn name(&self, digit: u8) -> String {
@@ -155,19 +165,11 @@ impl Requests {
 
     /// The words for an error that asking again does not mend.
     fn refusal(&self, error: &Error) -> Option<String> {
-        let said = match error {
-            Error::Api(kube::Error::Api(status)) => one_line(&status.message),
-            _ => return None,
-        };
-        let Identity { namespace, service_account, .. } = &self.identity;
+        let said = said(error)?;
         match error.status() {
             Some(401) => Some(format!("the API server does not accept the pod's ServiceAccount token: {said}")),
             Some(403) if said.contains(" cannot create resource ") || said.contains(" cannot get resource ") => {
-                Some(format!(
-                    "the service account {service_account} may not create and get vaulttokenrequests in the namespace \
-                     {namespace}: kubectl create rolebinding vault-token-requester-{service_account} -n {namespace} \
-                     --clusterrole=vault-token-requester --serviceaccount={namespace}:{service_account} ({said})"
-                ))
+                Some(self.lacks_role("create and get", "vault-token-requester", &said))
             }
             // A quota, a namespace that is going, an admission policy: the server's words are all there is to say.
             Some(403) => Some(format!("the API server refuses the request: {said}")),
@@ -175,5 +177,22 @@ impl Requests {
             Some(400 | 422) => Some(format!("the API server refuses the request: {said}")),
             _ => None,
         }
+    }
+
+    fn lacks_role(&self, verbs: &str, role: &str, said: &str) -> String {
+        let Identity { namespace, service_account, .. } = &self.identity;
+        format!(
+            "the service account {service_account} may not {verbs} vaulttokenrequests in the namespace {namespace}: kubectl create \
+             rolebinding {role}-{service_account} -n {namespace} --clusterrole={role} \
+             --serviceaccount={namespace}:{service_account} ({said})"
+        )
+    }
+}
+
+/// The API server's own words.
+fn said(error: &Error) -> Option<String> {
+    match error {
+        Error::Api(kube::Error::Api(status)) => Some(one_line(&status.message)),
+        _ => None,
     }
 }

@@ -175,20 +175,23 @@ impl Arguments {
     /// # Errors
     /// A sentence that names the argument that is wrong.
     pub fn check(self) -> Result<Settings, String> {
-        name("--cluster", &self.cluster)?;
-        name("--identity", &self.identity)?;
+        name("--cluster (VTO_CLUSTER)", &self.cluster)?;
+        name("--identity (VTO_IDENTITY)", &self.identity)?;
         let token_role = self.token_role.unwrap_or_else(|| format!("vault-token-operator-{}", self.cluster));
-        name("--token-role", &token_role)?;
-        check_ttl(self.max_ttl, Duration::MAX).map_err(|why| format!("--max-ttl {why}"))?;
-        check_ttl(self.default_ttl, self.max_ttl).map_err(|why| format!("--default-ttl {why}"))?;
+        name("--token-role (VTO_TOKEN_ROLE)", &token_role)?;
+        check_ttl(self.max_ttl, Duration::MAX).map_err(|why| format!("--max-ttl (VTO_MAX_TTL) {why}"))?;
+        check_ttl(self.default_ttl, self.max_ttl).map_err(|why| format!("--default-ttl (VTO_DEFAULT_TTL) {why}"))?;
         if self.wrapping_ttl < Duration::from_secs(1) || self.wrapping_ttl > MAX_WRAPPING_TTL {
-            return Err(format!("--wrapping-ttl must be from 1s to {}", duration::format(MAX_WRAPPING_TTL)));
+            let longest = duration::format(MAX_WRAPPING_TTL);
+            return Err(format!("--wrapping-ttl (VTO_WRAPPING_TTL) must be from 1s to {longest}"));
         }
         if self.sweep_interval < MIN_SWEEP_INTERVAL {
-            return Err(format!("--sweep-interval must be {} at least", duration::format(MIN_SWEEP_INTERVAL)));
+            let shortest = duration::format(MIN_SWEEP_INTERVAL);
+            return Err(format!("--sweep-interval (VTO_SWEEP_INTERVAL) must be {shortest} at least"));
         }
         if self.login.vault_auth == Method::Cert && !self.server.has_client_certificate() {
-            return Err("--vault-auth cert needs --vault-client-cert and --vault-client-key".to_owned());
+            let needs = "--vault-client-cert (VAULT_CLIENT_CERT) and --vault-client-key (VAULT_CLIENT_KEY)";
+            return Err(format!("--vault-auth cert needs {needs}"));
         }
         Ok(Settings {
             token_role,
