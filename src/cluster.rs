@@ -20,10 +20,19 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a watch goes on before it is taken up again where it ended, in seconds: one whose connection is dead without a word is
 /// found out by then.
-pub const WATCH_SECONDS: u32 = 30;
+const WATCH_SECONDS: u32 = 30;
+
+/// How many objects are listed at a time. Each is as large as its maker wants: up to 1.5 MiB for etcd, and six times that in an answer,
+/// where every `<` is escaped. An answer is in memory twice while it is read, and has to fit into the limit that config/ sets.
+const PAGE: u32 = 16;
 
 /// No connection to the API server is silent for longer while an answer is awaited; watches end before that by themselves.
 const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+
+/// How anything is watched.
+pub fn watch() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
+}
 
 /// Connects with the kubeconfig that KUBECONFIG names, or from inside a cluster with the pod's ServiceAccount.
 ///

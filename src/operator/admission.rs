@@ -2,7 +2,7 @@
 
 use super::patience::Patience;
 use crate::api::{FINALIZER, VaultTokenRequest, VaultTokenRequestSpec, request_name};
-use crate::cluster::{Error, FIELD_MANAGER, WATCH_SECONDS, bounded, watch_words};
+use crate::cluster::{self, Error, FIELD_MANAGER, bounded, watch_words};
 use crate::domain::admission::{Admission, REMEDY};
 use crate::seal::OneTimeKey;
 use crate::yaml;
@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -228,19 +228,20 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let objects: Api<PartialObjectMeta<K>> = Api::all(client);
-    let config = Config::default().fields(&format!("metadata.name={REQUESTS}")).timeout(WATCH_SECONDS);
-    watcher(objects, config).backoff(Patience::default()).filter_map(|event| {
-        std::future::ready(match event {
-            Ok(Event::Apply(object) | Event::InitApply(object)) => Some(Some(version(&object.metadata))),
-            Ok(Event::Delete(_)) => Some(None),
-            Ok(Event::Init | Event::InitDone) => None,
-            Err(error) => {
-                let error = watch_words(&error);
-                tracing::warn!(error, "the watch of the admission policy broke; it is taken up again");
-                None
-            }
+    watcher(objects, cluster::watch().fields(&format!("metadata.name={REQUESTS}")))
+        .backoff(Patience::default())
+        .filter_map(|event| {
+            std::future::ready(match event {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => Some(Some(version(&object.metadata))),
+                Ok(Event::Delete(_)) => Some(None),
+                Ok(Event::Init | Event::InitDone) => None,
+                Err(error) => {
+                    let error = watch_words(&error);
+                    tracing::warn!(error, "the watch of the admission policy broke; it is taken up again");
+                    None
+                }
+            })
         })
-    })
 }
 
 /// What one look found of the objects that have requests checked.
@@ -255,12 +256,13 @@ struct Seen {
 }
 
 /// Since when requests have been checked without a gap. Whoever closes a gap can have the objects say that there was none, but not
-/// how often they have changed; and some gaps are none of theirs, as an API server that was told not to check anything.
+/// how often they have changed; and some gaps are none of theirs, as an API server that was told not to check anything. It is by the API
+/// server's clock that requests are older or newer, so that a clock of ours that is behind must not end a gap before its time.
 fn since(last: Option<&Seen>, seen: &Seen, now: Timestamp) -> Timestamp {
     match last {
         None => seen.since,
         Some(last) if last.lacking.is_none() && last.versions == seen.versions => last.since.max(seen.since),
-        Some(_) => now,
+        Some(_) => now.max(seen.since),
     }
 }
 

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -59,7 +59,7 @@ pub fn triggers(
 ) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
-    watcher(pods, Config::default().fields(UNFINISHED).timeout(cluster::WATCH_SECONDS))
+    watcher(pods, cluster::watch().fields(UNFINISHED))
         .backoff(Patience::default())
         .filter_map(move |event| {
             match &event {

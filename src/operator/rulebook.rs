@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -143,9 +143,8 @@ impl Rulebook {
 impl Keeper {
     /// Keeps the book for as long as it is polled.
     pub async fn run(self, client: Client) {
-        let config = || Config::default().timeout(cluster::WATCH_SECONDS);
-        let bindings = watcher(Api::<DeserializeGuard<VaultPolicyBinding>>::all(client.clone()), config());
-        let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config());
+        let bindings = watcher(Api::<DeserializeGuard<VaultPolicyBinding>>::all(client.clone()), cluster::watch());
+        let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), cluster::watch());
         let changes = futures::stream::select(
             patient("bindings", bindings).map(Change::Binding),
             patient("namespaces", namespaces).map(Change::Namespace),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is watched, as RBAC names it. Each watch ends by itself ([`crate::cluster::WATCH_SECONDS`]) and is taken up again, also while
+/// What is watched, as RBAC names it. Each watch ends by itself ([`crate::cluster::watch`]) and is taken up again, also while
 /// the API server is away. One that has not begun is no fault: not all are needed with all settings, and `/readyz` knows the others.
 const WATCHED: [&str; 6] = [
     "vaulttokenrequests",

@@ -189,13 +189,21 @@ impl Process {
     /// The memory that it has filled itself, in bytes (`RssAnon` of proc_pid_status(5)). What it has read of its binary is not
     /// counted: that grows for as long as code runs that did not run before, and is the kernel's to take back.
     pub fn memory(&self) -> Result<u64, Error> {
+        self.status("RssAnon")
+    }
+
+    /// The most memory that it has had at any time, in bytes, its binary included (`VmHWM`).
+    pub fn peak_memory(&self) -> Result<u64, Error> {
+        self.status("VmHWM")
+    }
+
+    /// An amount of memory in proc_pid_status(5), in bytes.
+    fn status(&self, field: &'static str) -> Result<u64, Error> {
         let path = PathBuf::from(format!("/proc/{}/status", self.id.as_raw_pid()));
         let status = std::fs::read_to_string(&path).map_err(Error::path("could not read", &path))?;
-        let kibibytes =
-            status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB")?.trim().parse().ok());
-        let kibibytes: u64 =
-            kibibytes.ok_or(Error::Incomplete { what: path.display().to_string(), field: "RssAnon" })?;
-        Ok(kibibytes * 1024)
+        let amount = |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.strip_suffix("kB")?.trim().parse().ok();
+        let kibibytes: Option<u64> = status.lines().find_map(amount);
+        Ok(kibibytes.ok_or(Error::Incomplete { what: path.display().to_string(), field })? * 1024)
     }
 
     /// The error that says it ended, with its last log lines.

@@ -259,6 +259,11 @@ impl System {
         self.operator().as_ref().map(|operator| operator.process.memory()).transpose()
     }
 
+    /// The most memory that the running operator has had, if one runs: [`crate::process::Process::peak_memory`].
+    pub fn operator_peak_memory(&self) -> Result<Option<u64>, Error> {
+        self.operator().as_ref().map(|operator| operator.process.peak_memory()).transpose()
+    }
+
     /// The limits that the kernel holds the running operator to, if one runs.
     pub fn operator_limits(&self) -> Result<Option<String>, Error> {
         self.operator().as_ref().map(|operator| operator.process.limits()).transpose()
