@@ -136,6 +136,10 @@ pub struct VaultTokenRequestStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
 
+    /// Whether the token may renew itself, if its policies let it: nothing but Vault's word says then that it is dead.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub self_renewal: bool,
+
     /// Accessor of the wrapping token. It cannot be used to read anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrapping_accessor: Option<String>,

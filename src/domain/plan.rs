@@ -38,10 +38,8 @@ pub struct Observed<'a> {
     /// A fresh read of its pod; `None` where [`wants_pod`] says that none is wanted, or where the watch shows the
     /// pod of a delivered token alive. Nothing ever ends for want of a look (rule 7).
     pub pod: Option<&'a Observation>,
-    /// The name of a newer request of the same pod that is Delivered.
-    pub superseded_by: Option<&'a str>,
-    /// The name of another request of the same pod that is compromised.
-    pub compromised_by: Option<&'a str>,
+    /// What its pod's other requests mean for it.
+    pub siblings: &'a Siblings,
     /// What is in memory for it.
     pub hand: &'a Hand,
     /// Why Vault cannot be asked at the moment, if it cannot.
@@ -131,10 +129,39 @@ pub fn wants_pod(request: &VaultTokenRequest, lives: bool, vault_away: bool, now
     !(lives && rests)
 }
 
+/// What the other requests of the same pod mean for one of them, each by a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Siblings {
+    /// A newer one that is Delivered.
+    pub superseded_by: Option<String>,
+    /// A newer one that records a token.
+    pub outdone_by: Option<String>,
+    /// One that is compromised.
+    pub compromised_by: Option<String>,
+}
+
+impl Siblings {
+    /// Of `request`, among the `others` of its pod.
+    pub fn of<'a>(request: &VaultTokenRequest, others: impl Iterator<Item = &'a VaultTokenRequest> + Clone) -> Self {
+        let first = |means: &dyn Fn(&VaultTokenRequest) -> bool| {
+            others.clone().find(|other| means(other)).and_then(|other| other.metadata.name.clone())
+        };
+        Self {
+            superseded_by: first(&|other| supersedes(other, request)),
+            outdone_by: first(&|other| other.holds_token() && is_newer(other, request)),
+            compromised_by: first(&VaultTokenRequest::is_compromised),
+        }
+    }
+}
+
 /// Whether one request of a pod makes an older one of the same pod end: only once it is Delivered, so that no pod is ever
 /// without a token because it asked for another.
 pub fn supersedes(newer: &VaultTokenRequest, older: &VaultTokenRequest) -> bool {
-    newer.phase() == Phase::Delivered && newer.spec.pod_uid == older.spec.pod_uid && order(newer) > order(older)
+    newer.phase() == Phase::Delivered && is_newer(newer, older)
+}
+
+fn is_newer(newer: &VaultTokenRequest, older: &VaultTokenRequest) -> bool {
+    newer.spec.pod_uid == older.spec.pod_uid && order(newer) > order(older)
 }
 
 /// The order of a pod's requests. Only a hostile init container gives two the same number; then, too, one of them ends.
@@ -208,7 +235,7 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
     if observed.request.metadata.deletion_timestamp.is_some() {
         return Step::Fail(Why::new(Reason::RequestDeleted, "the request was deleted before a token was issued"));
     }
-    if let Some(newer) = observed.superseded_by {
+    if let Some(newer) = &observed.siblings.superseded_by {
         return Step::Fail(superseded(newer));
     }
     let Some(pod) = observed.pod else { return Step::Settle };
@@ -231,7 +258,7 @@ fn held_back(observed: &Observed<'_>, verdict: Verdict) -> Verdict {
     if let (Verdict::Granted(_), Some(objection)) = (&verdict, observed.admission.objection(observed.request)) {
         return objection;
     }
-    match (verdict, observed.compromised_by) {
+    match (verdict, &observed.siblings.compromised_by) {
         (Verdict::Granted(_), Some(name)) => Verdict::NotYet(Why::new(
             Reason::PodCompromised,
             format!(
@@ -279,7 +306,11 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
         return Step::RevokeFinally(accessor, end);
     }
     if let Some(why) = contradiction(observed) {
-        // It may be a pod that says nothing on purpose: the token lives no longer than one that is delivered.
+        // It may be a pod that says nothing on purpose: it keeps one token, however often it has asked, and no longer than one that
+        // is delivered. The app has the newest, since an init container that asks clears away what was there.
+        if let Some(newer) = &observed.siblings.outdone_by {
+            return Step::RevokeFinally(accessor, superseded(newer));
+        }
         return match tenure(observed, status, &accessor) {
             Tenure::Granted | Tenure::Until(_) => Step::Wait(why),
             Tenure::Now(step) => step,
@@ -316,8 +347,11 @@ fn contradiction(observed: &Observed<'_>) -> Option<Why> {
 }
 
 /// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which
-/// the condition Revoked marks (rule 8).
+/// the condition Revoked marks (rule 8). Never, where it may renew itself.
 fn last_expiry(status: &VaultTokenRequestStatus) -> Option<Timestamp> {
+    if status.self_renewal {
+        return None;
+    }
     let tried = status.condition(ConditionType::Revoked)?;
     let period = super::duration::parse(status.ttl.as_deref()?).ok()?;
     let renewed_until = tried.last_transition_time.0.checked_add(period).ok()?;
@@ -392,7 +426,7 @@ fn end(observed: &Observed<'_>) -> Option<Why> {
             "the request was deleted; if its pod still runs, restart it to get another token",
         ));
     }
-    if let Some(newer) = observed.superseded_by {
+    if let Some(newer) = &observed.siblings.superseded_by {
         return Some(superseded(newer));
     }
     match observed.pod? {

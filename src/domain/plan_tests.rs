@@ -22,6 +22,8 @@ fn living(patch: Value) -> Observation {
     Observation::Present(PodFacts::read(&pod(patch), "vault-init"))
 }
 
+const ALONE: Siblings = Siblings { superseded_by: None, outdone_by: None, compromised_by: None };
+
 fn observed<'a>(
     request: &'a VaultTokenRequest,
     pod: Option<&'a Observation>,
@@ -32,8 +34,7 @@ fn observed<'a>(
     Observed {
         request,
         pod,
-        superseded_by: None,
-        compromised_by: None,
+        siblings: &ALONE,
         hand,
         vault_away: None,
         admission: &Admission::Waived,
@@ -61,7 +62,8 @@ fn decided_at(
     superseded_by: Option<&str>,
     second: i64,
 ) -> Step {
-    decide(&Observed { superseded_by, now: at(second), ..observed(request, pod, &Hand::Empty, &limits()) })
+    let siblings = Siblings { superseded_by: superseded_by.map(str::to_owned), ..ALONE };
+    decide(&Observed { siblings: &siblings, now: at(second), ..observed(request, pod, &Hand::Empty, &limits()) })
 }
 
 fn wants(request: &VaultTokenRequest, lives: bool) -> bool {
@@ -369,6 +371,10 @@ fn rule_8_a_finalizer_goes_by_time_only_past_the_last_possible_expiry() {
     // What was to be revoked once, and was renewed since, has not been tried to be revoked.
     let renewed = Draft::new(request.status.as_ref(), Some(1), at(600)).renewed(at(900));
     assert!(!surely_outlived(&VaultTokenRequest { status: Some(renewed), ..request.clone() }, at(2000)));
+    // Nobody but Vault knows how long a token lives that renews itself.
+    let mut itself = request.clone();
+    itself.status.as_mut().expect("a status").self_renewal = true;
+    assert!(!surely_outlived(&itself, at(100_000)));
     // The mark of an earlier attempt's token says nothing of this one.
     let cleared = Draft::new(request.status.as_ref(), Some(1), at(300)).cleared();
     assert!(super::super::status::message(&cleared, ConditionType::Revoked).is_none());
@@ -438,6 +444,36 @@ fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
         assert!(matches!(step, Step::RevokeFinally(..)), "{phase}: {step:?}");
     }
     assert!(!matches!(decided(&delivered(), Some(&running), &Hand::Empty, None), Step::Wait(_)));
+}
+
+#[test]
+fn rule_10_a_pod_that_keeps_quiet_about_its_tokens_keeps_the_newest_alone() {
+    let running = living(json!({"status": {"phase": "Running"}}));
+    let numbered = |name: &str, sequence| {
+        let mut request = in_phase(Phase::Issued, 1);
+        request.metadata.name = Some(name.to_owned());
+        request.spec.sequence = sequence;
+        request
+    };
+    let pod = [numbered("first", 1), numbered("second", 2), numbered("third", 3)];
+    let limits = limits();
+    let step = |request: &VaultTokenRequest, running: &Observation| {
+        let siblings = Siblings::of(request, pod.iter().filter(|other| other.metadata.name != request.metadata.name));
+        decide(&Observed { siblings: &siblings, ..observed(request, Some(running), &Hand::Empty, &limits) })
+    };
+    for older in &pod[..2] {
+        let ended = step(older, &running);
+        assert!(
+            matches!(&ended, Step::RevokeFinally(_, why) if why.reason == Reason::Superseded),
+            "{:?}: {ended:?}",
+            older.metadata.name
+        );
+        // Before that, the newer one may yet come to nothing.
+        let initializing = step(older, &living(json!({})));
+        assert!(!matches!(initializing, Step::RevokeFinally(..)), "{initializing:?}");
+    }
+    let newest = step(&pod[2], &running);
+    assert!(matches!(&newest, Step::Wait(why) if why.reason == Reason::DeliveryForgotten), "{newest:?}");
 }
 
 #[test]
@@ -515,7 +551,8 @@ fn a_pod_whose_wrapping_token_was_used_by_somebody_else_waits_for_a_person() {
 
     let next = super::super::grant::tests::request();
     let limits = limits();
-    let held = Observed { compromised_by: Some("web-0"), ..observed(&next, Some(&alive), &Hand::Empty, &limits) };
+    let siblings = Siblings { compromised_by: Some("web-0".to_owned()), ..ALONE };
+    let held = Observed { siblings: &siblings, ..observed(&next, Some(&alive), &Hand::Empty, &limits) };
     let Step::Wait(why) = decide(&held) else { panic!("it was served") };
     assert_eq!(why.reason, Reason::PodCompromised);
     assert!(why.message.contains("web-0"), "{}", why.message);

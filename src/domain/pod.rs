@@ -76,7 +76,10 @@ impl PodFacts {
             addresses,
             host_ip: status.and_then(|status| status.host_ip.clone()),
             node_name: spec.and_then(|spec| spec.node_name.clone()),
-            service_account: spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+            // The older field is filled in by the API server, but not in a manifest.
+            service_account: spec
+                .and_then(|spec| spec.service_account_name.clone().or_else(|| spec.service_account.clone()))
+                .unwrap_or_default(),
             policies: annotation(POLICIES_ANNOTATION),
             ttl: annotation(TTL_ANNOTATION),
             init: init_state(pod, init_container),

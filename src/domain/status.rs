@@ -35,6 +35,7 @@ impl Draft {
         self.status.granted_by = Some(intent.grant.granted_by.clone());
         self.status.finished_at = None;
         self.status.ttl = Some(duration::format(intent.grant.ttl));
+        self.status.self_renewal = intent.grant.self_renewal;
         self.status.service_account_name = Some(intent.pod.service_account.clone());
         self.status.node_name = intent.pod.node_name.clone();
         let verified = "the pod and its annotations were verified, and a binding grants what it asks for";
@@ -217,6 +218,7 @@ impl Draft {
 
     /// The pod may not have what it asks for.
     pub fn denied(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.end_open_attempt();
         self.set(ConditionType::Authorized, false, why);
         self.set(ConditionType::Issued, false, why);
         self.close(Phase::Denied, why.reason)

@@ -101,21 +101,33 @@ pub fn judge(claim: &Claim, request: Option<&VaultTokenRequest>) -> Judgement {
     }
 }
 
-/// Whether the token's pod is alive.
-pub fn pod_lives(claim: &Claim, pod: &Observation) -> bool {
-    matches!(pod, Observation::Present(facts) if facts.uid == claim.pod_uid && !facts.finished)
-}
-
-/// Whether the pod's state contradicts its requests: its init container saw a token delivered, and no request that is as new as
-/// this token's says so. Then the requests are older than they were, as after a restore of etcd, and the token stays (rule 10).
-pub fn contradicted(claim: &Claim, pod: &Observation, requests: &[VaultTokenRequest]) -> bool {
-    let Observation::Present(facts) = pod else { return false };
-    let explained = |request: &VaultTokenRequest| {
+/// Why a token is kept that no request records, by a fresh read of its pod and of all of the pod's requests: the pod may well be using
+/// it, and the requests are older than they were, as after a restore of etcd (rule 10).
+pub fn kept(
+    claim: &Claim,
+    judgement: Judgement,
+    pod: &Observation,
+    requests: &[VaultTokenRequest],
+) -> Option<&'static str> {
+    let Observation::Present(facts) = pod else { return None };
+    if facts.uid != claim.pod_uid || facts.finished {
+        return None;
+    }
+    // A request that is as new as this token's, and says what became of the pod's token since.
+    let explains = |request: &VaultTokenRequest| {
         request.spec.pod_uid == claim.pod_uid
             && request.spec.sequence >= claim.request_sequence
             && (request.phase() == Phase::Delivered || request.metadata.deletion_timestamp.is_some())
     };
-    pod_lives(claim, pod) && facts.init == InitState::Ended && !requests.iter().any(explained)
+    let explained = requests.iter().any(explains);
+    match judgement {
+        Judgement::Forgotten => Some("was made in an attempt that its request knows nothing of"),
+        _ if explained => None,
+        _ if facts.init == InitState::Ended => Some("may be in use: its pod has had a token, and no request says so"),
+        // What the pod's status says may be as old as the requests, for as long as its kubelet says nothing else.
+        Judgement::Unclaimed => Some("has no request, and its pod lives"),
+        Judgement::Keep | Judgement::Revoke => None,
+    }
 }
 
 #[cfg(test)]
@@ -222,23 +234,38 @@ mod tests {
     }
 
     #[test]
-    fn rule_10_a_pod_that_has_had_its_token_contradicts_requests_that_never_delivered_one() {
-        let ended = json!({"metadata": {"uid": "p"}, "status": {"phase": "Running"}});
-        let running = Observation::Present(PodFacts::read(&pod(ended), "vault-init"));
-        let mut known = request();
-        known.spec.pod_uid = "p".to_owned();
-        assert!(contradicted(&claim(), &running, &[]));
-        assert!(contradicted(&claim(), &running, &[known.clone()]));
-        known.status = Some(VaultTokenRequestStatus { phase: Some(Phase::Delivered), ..Default::default() });
-        known.spec.sequence = 6;
-        assert!(contradicted(&claim(), &running, &[known.clone()]), "an older one says nothing of this token");
-        known.spec.sequence = 7;
-        assert!(!contradicted(&claim(), &running, &[known]));
-        assert!(!contradicted(&claim(), &Observation::Absent, &[]));
-        let initializing = Observation::Present(PodFacts::read(&pod(json!({"metadata": {"uid": "p"}})), "vault-init"));
-        assert!(!contradicted(&claim(), &initializing, &[]));
-        let another = json!({"metadata": {"uid": "another"}, "status": {"phase": "Running"}});
-        let another = Observation::Present(PodFacts::read(&pod(another), "vault-init"));
-        assert!(!contradicted(&claim(), &another, &[]));
+    fn rule_10_a_token_that_the_pod_may_be_using_is_kept_until_a_request_says_what_became_of_it() {
+        let seen = |patch| Observation::Present(PodFacts::read(&pod(patch), "vault-init"));
+        let running = seen(json!({"metadata": {"uid": "p"}, "status": {"phase": "Running"}}));
+        let initializing = seen(json!({"metadata": {"uid": "p"}}));
+        let another = seen(json!({"metadata": {"uid": "another"}, "status": {"phase": "Running"}}));
+        let finished = seen(json!({"metadata": {"uid": "p"}, "status": {"phase": "Succeeded"}}));
+        let numbered = |sequence, phase| {
+            let mut request = request();
+            request.spec.pod_uid = "p".to_owned();
+            request.spec.sequence = sequence;
+            request.status = Some(VaultTokenRequestStatus { phase: Some(phase), ..Default::default() });
+            request
+        };
+        let keeps = |judgement, pod: &Observation, requests: &[VaultTokenRequest]| {
+            kept(&claim(), judgement, pod, requests).is_some()
+        };
+        let explained = [numbered(7, Phase::Delivered)];
+        for unsaid in [&[][..], &[numbered(7, Phase::Issued)], &[numbered(6, Phase::Delivered)]] {
+            assert!(keeps(Judgement::Revoke, &running, unsaid), "{unsaid:?}");
+            assert!(!keeps(Judgement::Revoke, &initializing, unsaid), "its request says that the attempt is over");
+            for pod in [&running, &initializing] {
+                assert!(keeps(Judgement::Unclaimed, pod, unsaid), "{unsaid:?}");
+            }
+        }
+        for pod in [&running, &initializing] {
+            assert!(!keeps(Judgement::Revoke, pod, &explained) && !keeps(Judgement::Unclaimed, pod, &explained));
+            assert!(keeps(Judgement::Forgotten, pod, &explained));
+        }
+        for gone in [&Observation::Absent, &another, &finished] {
+            for judgement in [Judgement::Revoke, Judgement::Unclaimed, Judgement::Forgotten] {
+                assert!(!keeps(judgement, gone, &[]), "{gone:?}");
+            }
+        }
     }
 }

@@ -9,10 +9,10 @@ use super::pods::{LivePods, triggers};
 use super::rulebook::Rulebook;
 use super::turnstile::Turnstile;
 use super::world::World;
-use crate::api::{REQUESTS_PER_POD, VaultTokenRequest, request_name};
+use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use crate::domain::backoff::Backoff;
-use crate::domain::plan::supersedes;
+use crate::domain::plan::{Siblings, supersedes};
 use crate::text::one_line;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -24,6 +24,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Waits between looks at a request that cannot go on.
@@ -37,9 +38,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// How many looks can have begun; most of them wait at the turnstile then.
 const CONCURRENCY: u16 = 2048;
-
-/// How many requests are listed at a time, each as large as its maker wants.
-const PAGE: u32 = 50;
 
 /// Wait of a request whose namespace has too many others in line.
 const CROWDED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
@@ -63,6 +61,7 @@ struct Context<W> {
     rulebook: Rulebook,
     agenda: Agenda,
     health: Health,
+    stopping: AtomicBool,
 }
 
 impl<W: World> Context<W> {
@@ -112,8 +111,7 @@ async fn serve<W: World + 'static>(
     let (whole, lists) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let listed = health.clone();
-    let paged = watcher::Config::default().page_size(PAGE).timeout(cluster::WATCH_SECONDS);
-    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), paged)
+    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), cluster::watch())
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
@@ -148,8 +146,9 @@ async fn serve<W: World + 'static>(
         rulebook: rulebook.clone(),
         agenda: Agenda::default(),
         health: health.clone(),
+        stopping: AtomicBool::new(false),
     });
-    let hurried = context.clone();
+    let (hurried, stopped) = (context.clone(), context.clone());
     let pods = triggers(client, requests.clone(), live, health);
     let news = futures::stream::select(pods, older)
         .inspect(move |request| hurried.agenda.hurry(&(request.namespace.clone(), request.name.clone())));
@@ -161,7 +160,7 @@ async fn serve<W: World + 'static>(
             futures::stream::select(elections(leadership), editions(rulebook)),
             lists,
         ))
-        .graceful_shutdown_on(stop)
+        .graceful_shutdown_on(stop.map(move |()| stopped.stopping.store(true, Ordering::Relaxed)))
         .run(reconcile, retry, context.clone())
         .for_each(|result| {
             match result {
@@ -244,9 +243,19 @@ async fn reconcile<W: World>(
         return Ok(Action::requeue(CROWDED.after(1, rand::random())));
     };
     // What is true after the wait, not before it.
-    let Some(request) = context.requests.get(&ObjectRef::from_obj(&*request)) else {
+    if !context.leadership.leads() {
+        context.agenda.rest(&request);
+        return Ok(Action::await_change());
+    }
+    let key = ObjectRef::from_obj(&*request);
+    let Some(request) = context.requests.get(&key) else {
+        context.forget(&(key.namespace, key.name));
         return Ok(Action::await_change());
     };
+    // Whoever leads next begins it.
+    if context.stopping.load(Ordering::Relaxed) && request.phase() == Phase::Pending {
+        return Ok(Action::await_change());
+    }
     // On the heap: what waits at the turnstile is to be small.
     Box::pin(look(request, &context)).await
 }
@@ -254,23 +263,18 @@ async fn reconcile<W: World>(
 async fn look<W: World>(request: Arc<VaultTokenRequest>, context: &Context<W>) -> Result<Action, cluster::Error> {
     let _looking = context.health.look();
     let mut work = context.agenda.take(&request);
-    let newer = siblings(&request, &context.requests).find(|other| supersedes(other, &request));
-    let compromised = siblings(&request, &context.requests).find(|other| other.is_compromised());
+    let others: Vec<_> = siblings(&request, &context.requests).collect();
+    let siblings = Siblings::of(&request, others.iter().map(Arc::as_ref));
     let around = Around {
         pod_lives: context.live.contains(&request.spec.pod_uid),
-        superseded: newer.is_some(),
+        superseded: siblings.superseded_by.is_some(),
         edition: context.rulebook.edition().number,
     };
     if let Some(rest) = work.rest(request.resource_version().as_deref(), around) {
         context.agenda.keep(&request, work);
         return Ok(Action::requeue(rest));
     }
-    let seen = Seen {
-        request: &request,
-        pod_lives: around.pod_lives,
-        superseded_by: newer.map(|other| other.name_any()),
-        compromised_by: compromised.map(|other| other.name_any()),
-    };
+    let seen = Seen { request: &request, pod_lives: around.pod_lives, siblings };
     let look = context.executor.advance(&seen, &mut work.hand).await;
     let (wait, failures) = match &look {
         Ok(Look { next: Next::Rest, .. }) => {

@@ -5,7 +5,7 @@ use super::world::{Grants, World};
 use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
-use crate::domain::plan::{Observed, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
+use crate::domain::plan::{Observed, Siblings, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Qualities, Wrapped};
 use crate::seal::Receipt;
@@ -33,10 +33,8 @@ pub struct Seen<'a> {
     pub request: &'a VaultTokenRequest,
     /// Whether its pod is alive.
     pub pod_lives: bool,
-    /// The name of a newer request of the same pod that is Delivered.
-    pub superseded_by: Option<String>,
-    /// The name of another request of the same pod that is compromised.
-    pub compromised_by: Option<String>,
+    /// What its pod's other requests mean for it.
+    pub siblings: Siblings,
 }
 
 /// What is to be done about a request once a look at it is over.
@@ -125,8 +123,7 @@ impl<W: World> Executor<W> {
             let step = decide(&Observed {
                 request: &request,
                 pod: pod.as_ref(),
-                superseded_by: seen.superseded_by.as_deref(),
-                compromised_by: seen.compromised_by.as_deref(),
+                siblings: &seen.siblings,
                 hand,
                 vault_away: away.as_ref(),
                 admission: &admission,

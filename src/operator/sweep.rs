@@ -3,10 +3,9 @@
 use super::world::World;
 use crate::api::{REQUESTS_PER_POD, Reason, VaultTokenRequest, request_name};
 use crate::cluster;
-use crate::domain::sweep::{Claim, Judgement, TokenFacts, contradicted, judge, pod_lives};
+use crate::domain::sweep::{Claim, Judgement, TokenFacts, judge, kept};
 use crate::vault;
-use jiff::{SignedDuration, Timestamp};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 
@@ -19,8 +18,8 @@ const PROBES: usize = 16;
 /// How many tokens are looked at in a second at most, so that a Vault with many tokens of others has time for everybody else.
 pub const LOOK_UPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).unwrap();
 
-/// How long a token of a living pod must be known to have no request before it is revoked.
-pub const SECOND_LOOK: SignedDuration = SignedDuration::from_secs(60);
+/// How many of too many orphans are named.
+const EXAMPLES: usize = 20;
 
 /// What a person can do about a token that is kept.
 const RESTORED: &str =
@@ -34,8 +33,6 @@ pub struct Sweeper {
     limit: usize,
     /// Hashes of the accessors of tokens that are not ours, and never will be.
     foreign: HashSet<u64>,
-    /// Since when tokens of living pods are known to have no request.
-    suspects: HashMap<String, Timestamp>,
 }
 
 /// What one sweep found.
@@ -49,10 +46,8 @@ pub struct Report {
     pub orphans: usize,
     /// Those of them that were revoked.
     pub revoked: Vec<Claim>,
-    /// Those that are kept, each with what a person can do about it.
+    /// Those that are kept, each with what a person can do about it; of many, some.
     pub kept: Vec<(Claim, String)>,
-    /// Whether some of them are kept only until a second look.
-    pub second_look: bool,
     /// Why nothing at all was revoked, if that is so.
     pub stopped: Option<String>,
     /// What kept it from going on with the orphans that it had found, if anything did.
@@ -76,7 +71,7 @@ pub enum Error {
 impl Sweeper {
     /// For the tokens of `cluster` that were made through `token_role`; it revokes `limit` of them at a time at most.
     pub fn new(cluster: String, token_role: String, limit: usize) -> Self {
-        Self { cluster, token_role, limit, foreign: HashSet::new(), suspects: HashMap::new() }
+        Self { cluster, token_role, limit, foreign: HashSet::new() }
     }
 
     /// Sweeps once. `recorded` says of an accessor that a request was seen to record it: such a token is not looked at.
@@ -143,9 +138,11 @@ impl Sweeper {
                  operator with --sweep-limit {0}",
                 unexplained, self.limit
             ));
+            let some = orphans.into_iter().filter(|(_, judgement)| *judgement != Judgement::Revoke).take(EXAMPLES);
+            let why = "has no request, as too many others have none";
+            report.kept = some.map(|(claim, _)| (claim, why.to_owned())).collect();
             return Ok(report);
         }
-        self.suspects.retain(|accessor, _| orphans.iter().any(|(claim, _)| claim.accessor == *accessor));
         for (claim, judgement) in orphans {
             match self.end(world, &claim, judgement).await {
                 Ok(None) => audit(&claim, true),
@@ -160,12 +157,11 @@ impl Sweeper {
             }
             report.revoked.push(claim);
         }
-        report.second_look = report.kept.iter().any(|(claim, _)| self.suspects.contains_key(&claim.accessor));
         Ok(report)
     }
 
     /// Revokes a token that no request records, unless it is kept; gives why.
-    async fn end(&mut self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
+    async fn end(&self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
         let kept = self.kept(world, claim, judgement).await?;
         if kept.is_none()
             && let Err(error) = world.revoke(&claim.accessor).await
@@ -178,27 +174,11 @@ impl Sweeper {
         Ok(kept)
     }
 
-    /// Why a token is kept for now that no request records: its pod lives, and may well be using it (rule 10).
-    async fn kept(&mut self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
+    /// Why a token is kept for now that no request records, and what a person can do about it (rule 10).
+    async fn kept(&self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
         let pod = world.pod(&claim.namespace, &claim.pod_name, &claim.init_container).await?;
-        if !pod_lives(claim, &pod) {
-            return Ok(None);
-        }
-        if judgement == Judgement::Forgotten {
-            return Ok(Some(format!("was made in an attempt that its request knows nothing of; {RESTORED}")));
-        }
-        if contradicted(claim, &pod, &requests_of(world, claim).await?) {
-            return Ok(Some(format!("may be in use: its pod has had a token, and no request says so; {RESTORED}")));
-        }
-        if judgement == Judgement::Unclaimed {
-            // After a restore it takes the kubelet some time to say again what state the pod is in.
-            let now = world.now();
-            let since = *self.suspects.entry(claim.accessor.clone()).or_insert(now);
-            if now.duration_since(since) < SECOND_LOOK {
-                return Ok(Some("has no request; it is looked at again before it is revoked".to_owned()));
-            }
-        }
-        Ok(None)
+        let why = kept(claim, judgement, &pod, &requests_of(world, claim).await?);
+        Ok(why.map(|why| format!("{why}; {RESTORED}")))
     }
 
     /// Whether Vault lets it look at tokens that it has looked at before. Its own login is among them at the least.

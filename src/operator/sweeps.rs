@@ -4,7 +4,7 @@ use super::health::Health;
 use super::herald::Herald;
 use super::lease::Leadership;
 use super::metrics::{Metrics, SweepResult};
-use super::sweep::{Error, Report, SECOND_LOOK, Sweeper};
+use super::sweep::{Error, Report, Sweeper};
 use super::world::World;
 use crate::api::{Reason, VaultTokenRequest};
 use crate::domain::announcement::Announcement;
@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 /// How long after the requests are listed, or after an attempt that may have left a token, the sweep runs: what is still on its
 /// way to Vault lands meanwhile.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// How long after one that broke off the next sweep runs.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What the sweeps need.
 pub struct Sweeps<W> {
@@ -62,15 +65,15 @@ pub async fn run(sweeps: Sweeps<impl World>) {
                 let revoked = report.revoked.len();
                 metrics.swept(result, revoked, report.orphans - revoked);
                 tell(&report, began.elapsed(), &herald, &health);
-                if report.second_look || result == SweepResult::Failed {
-                    rest = rest.min(SECOND_LOOK.unsigned_abs());
+                if result == SweepResult::Failed {
+                    rest = rest.min(AGAIN);
                 }
             }
             Err(error) => {
                 let (result, message) = complaint(&error);
                 metrics.swept(result, 0, 0);
                 if result == SweepResult::Failed {
-                    rest = rest.min(SECOND_LOOK.unsigned_abs());
+                    rest = rest.min(AGAIN);
                 }
                 // Once, until something else is wrong.
                 if health.sweep(message.clone()) {
@@ -104,7 +107,7 @@ fn tell(report: &Report, took: Duration, herald: &Herald, health: &Health) {
     }
     for (claim, why) in &report.kept {
         let note = format!("the token with the accessor {} {why}", claim.accessor);
-        tracing::error!(namespace = claim.namespace, pod = claim.pod_name, "{note}");
+        tracing::error!(namespace = claim.namespace, pod = claim.pod_name, request = claim.request_name, "{note}");
         announce(claim, Reason::OrphanKept, note);
     }
     if let Some(why) = &report.stopped {
@@ -113,8 +116,9 @@ fn tell(report: &Report, took: Duration, herald: &Herald, health: &Health) {
     if let Some(error) = &report.broken_off {
         tracing::warn!(error, "the sweep broke off, and is repeated");
     }
-    let Report { listed, examined, .. } = *report;
-    let (revoked, kept) = (report.revoked.len(), report.kept.len());
+    let Report { listed, examined, orphans, .. } = *report;
+    let revoked = report.revoked.len();
+    let kept = orphans - revoked;
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(listed, examined, revoked, kept, milliseconds, "swept Vault for tokens without a request");
     let stopped = report.stopped.as_deref().map(|why| format!("; stopped: {why}")).unwrap_or_default();

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::cluster;
-use vault_token_operator::domain::plan::{MAX_ATTEMPTS, supersedes};
+use vault_token_operator::domain::plan::{MAX_ATTEMPTS, Siblings};
 use vault_token_operator::domain::token::Hand;
 use vault_token_operator::operator::{Executor, Look, Next, Report, Seen, Sweeper};
 
@@ -130,16 +130,13 @@ impl Operator {
         if self.tasks.iter().any(busy) {
             return;
         }
-        let mut newer = self.requests.values().filter(|other| supersedes(other, &request));
-        let superseded_by = newer.find_map(|other| other.metadata.name.clone());
-        let mut own = self.requests.values().filter(|other| other.spec.pod_uid == request.spec.pod_uid);
-        let compromised = own.find(|other| other.is_compromised() && other.metadata.name != request.metadata.name);
-        let compromised_by = compromised.and_then(|other| other.metadata.name.clone());
+        let own = self.requests.values().filter(|other| other.spec.pod_uid == request.spec.pod_uid);
+        let siblings = Siblings::of(&request, own.filter(|other| other.metadata.name != request.metadata.name));
         let pod_lives = self.pods.contains(&request.spec.pod_uid);
         let executor = self.executor.clone();
         let mut hand = self.hands.remove(&uid).unwrap_or_default();
         let task = Box::pin(async move {
-            let seen = Seen { request: &request, pod_lives, superseded_by, compromised_by };
+            let seen = Seen { request: &request, pod_lives, siblings };
             let look = executor.advance(&seen, &mut hand).await;
             (hand, look)
         });
@@ -403,7 +400,7 @@ impl Machine {
             if calm == 3 {
                 return self.check_settled();
             }
-            // Long enough for the next attempt, for a wrapping token to expire, and for a second look.
+            // Long enough for the next attempt, and for a wrapping token to expire.
             self.model().advance(Duration::from_secs(61));
         }
         Err("it does not come to rest".to_owned())
@@ -475,6 +472,10 @@ impl Machine {
             let sequence: i64 = token.meta["request_sequence"].parse().expect("a number");
             own.any(|request| request.phase() == Phase::Delivered && request.spec.sequence >= sequence)
         };
+        let unclaimed = |token: &Token| {
+            let mut all = model.requests.values();
+            !all.any(|request| request.metadata.uid.as_ref() == token.meta.get("request_uid"))
+        };
         // What was lost with the requests is not found again; that nobody lost a token to it was looked at all the time.
         if model.restored {
             return Ok(());
@@ -487,8 +488,10 @@ impl Machine {
                 // Rule 10 once more: its request waits, and nobody renews it.
                 (1, Some(pod)) if matches!(pod.init, Init::Done(_)) && !explained(pod, token) => {}
                 (1, Some(pod)) => return Err(format!("I1: {accessor} is recorded, and {} does not use it", pod.name)),
-                // Rule 10: the pod has had a token and no request says so; a restored etcd looks the same. It ends with the pod.
-                (0, Some(pod)) if matches!(pod.init, Init::Done(_)) && !explained(pod, token) => {}
+                // Rule 10: the pod has had a token, or the token's request is not there, and no request says what became of it; a
+                // restored etcd looks the same. It ends with the pod.
+                (0, Some(pod)) if (matches!(pod.init, Init::Done(_)) || unclaimed(token)) && !explained(pod, token) => {
+                }
                 (0, _) => return Err(format!("I2: {accessor} is an orphan")),
                 (1, None) => return Err(format!("I3: {accessor} outlived its pod")),
                 (count, _) => return Err(format!("I1: {accessor} is recorded {count} times")),

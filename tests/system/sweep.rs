@@ -145,8 +145,9 @@ async fn more_orphans_than_can_be_left_by_accident_are_kept_until_a_person_says_
     let namespace = cluster.namespace("many-orphans").await;
     let gone = cluster.pod(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
     cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
+    let mut orphans = Vec::new();
     for _ in 0..ORPHANS {
-        token(cluster, ROLE_PATH, &meta(&gone, "no-such-request", "2026-01-01T00:00:01Z")).await;
+        orphans.push(token(cluster, ROLE_PATH, &meta(&gone, "no-such-request", "2026-01-01T00:00:01Z")).await);
     }
     cluster.system.kill_operator();
     let few = ("VTO_SWEEP_LIMIT", "10");
@@ -155,6 +156,11 @@ async fn more_orphans_than_can_be_left_by_accident_are_kept_until_a_person_says_
     assert!(health.starts_with("ok") && health.contains("--sweep-limit"), "{health}");
     cluster.assert_counted(&["sweeps_total{result=\"stopped\"} 1", "sweep_orphans_kept 12", "sweep_permitted 1"]).await;
     assert_eq!(cluster.live_tokens_where("namespace", &namespace).await, ORPHANS);
+    // Whoever is to decide can see which they are.
+    let said = cluster.operator_said();
+    for accessor in &orphans {
+        assert!(said.contains(accessor.as_str()), "{said}");
+    }
     cluster.system.kill_operator();
     cluster.system.start_operator(&[]).await.expect("the operator starts");
     cluster.until_live(&namespace, 0).await;
