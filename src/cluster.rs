@@ -23,8 +23,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const WATCH_SECONDS: u32 = 30;
 
 /// How many objects are listed at a time. Each is as large as its maker wants: up to 1.5 MiB for etcd, and six times that in an answer,
-/// where every `<` is escaped. An answer is in memory twice while it is read, and has to fit into the limit that config/ sets.
-const PAGE: u32 = 16;
+/// where every `<` is escaped. While an answer is read, it takes about four times its size, which has to fit into the limit that config/
+/// sets.
+const PAGE: u32 = 8;
 
 /// No connection to the API server is silent for longer while an answer is awaited; watches end before that by themselves.
 const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);

@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
 /// How many are read at a time. Each is as large as its maker wants ([`crate::cluster::watch`]), and what is read is in memory.
-const AT_A_TIME: usize = 8;
+const AT_A_TIME: usize = 6;
 
 /// Pods, read fresh from the API server: no decision rests on a cache (rules 1, 4 and 7).
 pub struct Pods {
