@@ -130,10 +130,12 @@ impl Cluster {
 
     /// Runs kubectl as an administrator, which has to succeed; gives what it printed.
     pub async fn must(&self, arguments: &[&str]) -> String {
-        match self.cluster.kubectl(arguments).await {
-            Ok(said) => said,
-            Err(error) => panic!("kubectl {arguments:?}: {error:?}"),
-        }
+        self.kubectl(arguments).await.unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// Runs kubectl as an administrator; gives what it printed, or what went wrong.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        self.cluster.kubectl(arguments).await.map_err(|error| format!("{error:?}"))
     }
 
     /// Applies a manifest, in this namespace where it names none.

@@ -20,11 +20,22 @@ pub async fn logs_exec_and_services_work(cluster: &Cluster) {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [pod, service] });
     cluster.apply("node", &list.to_string()).await;
     cluster.must(&["-n", "node", "wait", "--for=condition=Ready", "pod/server", "--timeout=60s"]).await;
-    assert_eq!(cluster.must(&["-n", "node", "logs", "server"]).await.trim(), "begun");
+    // Ready is a container that was started, which has said nothing yet.
+    cluster
+        .until("the server has begun", async || {
+            let logs = cluster.must(&["-n", "node", "logs", "server"]).await;
+            if logs.trim() == "begun" { Ok(()) } else { Err(logs) }
+        })
+        .await;
     let address = cluster.get(&["-n", "node", "service", "server"]).await["spec"]["clusterIP"].clone();
     let address = address.as_str().expect("an address");
     let ask = ["-n", "node", "exec", "server", "--", "/bin/busybox", "nc", "-w", "2", address, "80"];
-    assert_eq!(cluster.must(&ask).await.trim(), "server");
+    cluster
+        .until("the Service leads to the server", async || match cluster.kubectl(&ask).await {
+            Ok(answer) if answer.trim() == "server" => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
     delete(cluster, "node").await;
 }
 
