@@ -1,6 +1,6 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
-use crate::support::{LIMIT, alone, condition, reason, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
 use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -65,6 +65,28 @@ async fn i3_a_token_cannot_renew_itself() {
     assert_eq!(ask(Method::GET, "auth/token/lookup-self", json!({})).await, StatusCode::OK);
     let looked = ask(Method::POST, "auth/token/lookup-accessor", accessor).await;
     assert_eq!(looked, StatusCode::OK, "the policy reaches what is not denied");
+}
+
+/// Vault renews what a token role has made only so long, where the role has no `token_period`: config/vault/README.md.
+#[tokio::test]
+async fn a_token_lives_no_longer_in_all_than_vaults_max_lease_ttl_and_its_end_is_told() {
+    // Of its own: all tokens of this Vault are bounded.
+    let cluster = &Cluster::start().await;
+    let tune = json!({ "max_lease_ttl": "20s" });
+    cluster.vault().must(Method::POST, "sys/auth/token/tune", Some(&tune)).await.expect("tuned");
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let namespace = cluster.namespace("bounded").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    let request = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+    assert_eq!(condition(&request, "Revoked").1, "TokenExpired");
+    assert!(!cluster.accepts(&delivered.token).await);
+    let renewed = cluster.audit_lines("token_accessor", delivered.accessor());
+    assert!(renewed.iter().any(|line| line["step"] == "Renewed"), "{renewed:#?}");
+    let issued = delivered.status().issued_at.clone().expect("a time").0;
+    let noticed = request.status.and_then(|status| status.revoked_at).expect("a time").0;
+    // It had ten seconds more each time, and a look that fails of it comes soon after the last of them; on a busy machine, later.
+    let life = noticed.duration_since(issued);
+    assert!((16..40).contains(&life.as_secs()), "it lived for {life:#}");
 }
 
 #[tokio::test]
