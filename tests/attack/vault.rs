@@ -4,7 +4,7 @@ use crate::arena::{Arena, note};
 use crate::support::LIMIT;
 use aho_corasick::AhoCorasick;
 use reqwest::{Method, StatusCode};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -114,13 +114,35 @@ async fn endless(arena: &Arena, path: &'static str, fault: Fault) -> bool {
 
 pub async fn a_token_that_renews_itself(arena: &Arena) -> bool {
     let namespace = arena.namespace(&["shop-*"]).await;
-    let body = json!({ "policy": "path \"auth/token/renew-self\" { capabilities = [\"update\"] }" });
-    arena.cluster.vault().must(Method::PUT, "sys/policies/acl/shop-renews", Some(&body)).await.expect("a policy");
-    let (_, token) = arena.delivered(&namespace, "web", "shop-read,shop-renews").await;
-    let path = "auth/token/renew-self";
-    let (status, _) =
-        arena.cluster.vault().request_as(Some(&token), Method::POST, path, None).await.expect("an answer");
-    status == StatusCode::OK
+    // A policy that reaches more than its maker thought of.
+    let body = json!({ "policy": "path \"auth/token/*\" { capabilities = [\"create\", \"update\", \"sudo\"] }" });
+    arena.cluster.vault().must(Method::PUT, "sys/policies/acl/shop-tokens", Some(&body)).await.expect("a policy");
+    let (pod, token) = arena.delivered(&namespace, "web", "shop-read,shop-tokens").await;
+    let asks = async |by: &SecretString, path: &str, body: &Value| {
+        let path = format!("auth/token/{path}");
+        let answer = arena.cluster.vault().request_as(Some(by), Method::POST, &path, Some(body)).await;
+        let (status, answer) = answer.expect("an answer");
+        note(&format!("{path}: {status}"));
+        (status == StatusCode::OK).then_some(answer)
+    };
+    let secret = std::fs::read_to_string(pod.volume.join("secret.json")).expect("a file");
+    let secret: Value = serde_json::from_str(&secret).expect("JSON");
+    let accessor = json!({ "accessor": secret["auth"]["accessor"] });
+    let itself = json!({ "token": token.expose_secret() });
+    for (path, body) in [("renew-self", &json!({})), ("renew", &itself), ("renew-accessor", &accessor)] {
+        if asks(&token, path, body).await.is_some() {
+            return true;
+        }
+    }
+    // By way of another token, which has no other policy than this one: a child, or an orphan.
+    for path in ["create", "create-orphan", "create/vault-token-operator-main"] {
+        let Some(made) = asks(&token, path, &json!({ "policies": ["shop-tokens"] })).await else { continue };
+        let other = made["auth"]["client_token"].as_str().expect("a token").to_owned().into();
+        if asks(&other, "renew-accessor", &accessor).await.is_some() {
+            return true;
+        }
+    }
+    false
 }
 
 async fn operator_may(arena: &Arena, method: Method, path: &str, body: Option<&Value>) -> bool {

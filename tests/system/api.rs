@@ -75,6 +75,59 @@ async fn kubectl_explain_reads_well() {
     assert!(cluster.kubectl(&["explain", "vtr.status.tokenAccessor"]).await.contains("joins Vault's audit log"));
 }
 
+/// The roles of Kubernetes that gather the rules of others by a label.
+const GATHERING: &str = "rbac.authorization.k8s.io/aggregate-to-";
+
+#[test]
+fn nothing_is_aggregated_into_what_tenants_have_but_reading_into_view() {
+    let mut gathered = Vec::new();
+    let mut folders = vec![testbed::project::root().join("config")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = std::fs::read_to_string(&path).expect("a manifest");
+                for role in vault_token_operator::yaml::documents(&text).expect("documents") {
+                    let labels = role["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+                    let into = labels.iter().filter_map(|(label, _)| label.strip_prefix(GATHERING));
+                    gathered.extend(into.map(|into| (into.to_owned(), role.clone())));
+                }
+            }
+        }
+    }
+    let [(into, role)] = &gathered[..] else { panic!("{gathered:#?}") };
+    assert_eq!((into.as_str(), role["metadata"]["name"].as_str()), ("view", Some("vault-token-viewer")));
+    for rule in role["rules"].as_array().expect("rules") {
+        let verbs = rule["verbs"].as_array().expect("verbs");
+        assert!(verbs.iter().all(|verb| ["get", "list", "watch"].iter().any(|read| verb == read)), "{rule}");
+        assert_eq!(rule["apiGroups"], json!(["vaultproject.io"]), "{rule}");
+    }
+}
+
+/// The testbed has no controller that gathers them: what it would find is asked for as it does.
+#[tokio::test]
+async fn what_is_installed_gives_admin_and_edit_nothing_and_view_no_more_than_reading() {
+    let cluster = shared().await;
+    for (into, gathered) in [("admin", false), ("edit", false), ("view", true)] {
+        let labelled = format!("{GATHERING}{into}=true");
+        let listed = cluster.kubectl(&["get", "clusterroles", "-l", &labelled, "-o", "json"]).await;
+        let listed: Value = serde_json::from_str(&listed).expect("a list");
+        let roles = listed["items"].as_array().expect("roles");
+        // Those of Kubernetes' own make sure that this is how they are found.
+        assert!(
+            roles.iter().any(|role| role["metadata"]["name"].as_str() == Some(&format!("system:aggregate-to-{into}")))
+        );
+        let ours: Vec<_> = roles.iter().flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
+        let ours = ours.iter().filter(|rule| rule["apiGroups"].to_string().contains("vaultproject.io"));
+        let verbs: std::collections::BTreeSet<_> =
+            ours.flat_map(|rule| rule["verbs"].as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
+        let expected: &[&str] = if gathered { &["get", "list", "watch"] } else { &[] };
+        assert_eq!(verbs.into_iter().collect::<Vec<_>>(), expected, "{into}");
+    }
+}
+
 #[tokio::test]
 async fn rights_are_no_wider_than_they_need_to_be() {
     let cluster = shared().await;

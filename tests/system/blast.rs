@@ -1,16 +1,25 @@
 //! What a stolen credential is worth: the blast radius of docs/threat-model.md.
 
-use crate::support::{Cluster, shared};
+use crate::support::{Cluster, LIMIT, alone, name, shared};
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
+use vault_token_operator::api::Phase;
 
 /// What Vault answers to whoever has this token.
 async fn asked(cluster: &Cluster, token: &SecretString, call: &(Method, &str, Value)) -> (StatusCode, Value) {
     let (method, path, body) = call;
     let body = (!body.is_null()).then_some(body);
     cluster.vault().request_as(Some(token), method.clone(), path, body).await.expect("an answer")
+}
+
+/// A token of somebody's who has nothing to do with the operator; gives its accessor.
+async fn strangers_token(cluster: &Cluster) -> String {
+    let body = json!({ "policies": ["shop-read"], "period": "1h" });
+    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&body)).await.expect("a token");
+    made["auth"]["accessor"].as_str().expect("an accessor").to_owned()
 }
 
 #[tokio::test]
@@ -48,10 +57,7 @@ async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret()
     let cluster = shared().await;
     let namespace = cluster.namespace("blast-operator").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    // Somebody's who has nothing to do with the operator.
-    let body = json!({ "policies": ["shop-read"], "period": "1h" });
-    let made = cluster.vault().must(Method::POST, "auth/token/create", Some(&body)).await.expect("a token");
-    let others = json!({ "accessor": made["auth"]["accessor"] });
+    let others = json!({ "accessor": strangers_token(cluster).await });
     let stolen = cluster.operators_login().await;
     let role = "auth/token/create/vault-token-operator-main";
     for (call, expected) in [
@@ -75,6 +81,121 @@ async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret()
         let (status, answer) = asked(cluster, &stolen, &call).await;
         assert_eq!(status, expected, "{call:?}: {}", answer["errors"]);
     }
+    // With any period, up to what Vault's `max_lease_ttl` is where nobody has set it: 768h.
+    let forever = (Method::POST, role, json!({ "policies": ["shop-read"], "period": "87600h" }));
+    let (_, made) = asked(cluster, &stolen, &forever).await;
+    assert_eq!(made["auth"]["lease_duration"], 768 * 3600, "{}", made["warnings"]);
+    let made: SecretString = made["auth"]["client_token"].as_str().expect("a token").to_owned().into();
+    assert!(cluster.accepts(&made).await, "so it reads what the policies of its token roles read");
+    let (status, _) = asked(cluster, &made, &(Method::POST, "auth/token/renew-self", Value::Null)).await;
+    assert_eq!(
+        status,
+        StatusCode::FORBIDDEN,
+        "no policy of shop-read's lets it renew itself, nor does one called default"
+    );
+}
+
+#[tokio::test]
+async fn the_sweeps_login_lists_accessors_and_does_nothing_else() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("blast-sweep").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let stolen = cluster.sweeps_login().await;
+    let accessor = json!({ "accessor": delivered.accessor() });
+    let role = "auth/token/create/vault-token-operator-main";
+    for call in [
+        (Method::POST, "auth/token/lookup-accessor", accessor.clone()),
+        (Method::POST, "auth/token/renew-accessor", accessor.clone()),
+        (Method::POST, "auth/token/revoke-accessor", accessor),
+        (Method::POST, role, json!({ "policies": ["shop-read"] })),
+        (Method::POST, "auth/token/create", json!({ "policies": ["vault-token-operator-sweep"] })),
+        (Method::POST, "auth/token/create-orphan", json!({ "policies": ["vault-token-operator-sweep"] })),
+        (Method::POST, "auth/token/renew-self", Value::Null),
+        (Method::POST, "auth/token/roles/vault-token-operator-main", json!({})),
+        (Method::POST, "auth/kubernetes/role/vault-token-operator-sweep", json!({})),
+        (Method::POST, "sys/policies/acl/vault-token-operator-sweep", json!({ "policy": "" })),
+        (Method::PUT, "sys/leases/revoke-prefix/auth/token/create", Value::Null),
+        (Method::GET, "secret/data/shop/read", Value::Null),
+    ] {
+        let (status, answer) = asked(cluster, &stolen, &call).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{call:?}: {answer}");
+    }
+    assert!(cluster.accepts(&delivered.token).await, "a list of accessors is the death of no token");
+    let (status, listed) = asked(cluster, &stolen, &(Method::GET, "auth/token/accessors?list=true", Value::Null)).await;
+    assert_eq!(status, StatusCode::OK);
+    let accessors = listed["data"]["keys"].as_array().expect("accessors");
+    assert!(accessors.contains(&json!(delivered.accessor())), "everybody's are in it");
+    // It ends with its search, and soon in any case, since it cannot be renewed.
+    let (status, _) = asked(cluster, &stolen, &(Method::POST, "auth/token/revoke-self", Value::Null)).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let (status, _) = asked(cluster, &stolen, &(Method::GET, "auth/token/accessors?list=true", Value::Null)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn the_operators_pod_finds_and_revokes_everybodys_tokens_by_both_logins_together() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("blast-pod").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let others = strangers_token(cluster).await;
+    // Both logins are made with what is in the pod. What the one finds, the other has revoked.
+    let (daily, sweep) = (cluster.operators_login().await, cluster.sweeps_login().await);
+    let (_, listed) = asked(cluster, &sweep, &(Method::GET, "auth/token/accessors?list=true", Value::Null)).await;
+    let accessors = listed["data"]["keys"].as_array().expect("accessors");
+    for accessor in [delivered.accessor(), &others] {
+        assert!(accessors.contains(&json!(accessor)), "{accessor} is not listed");
+        let by = json!({ "accessor": accessor });
+        let (status, known) = asked(cluster, &daily, &(Method::POST, "auth/token/lookup-accessor", by.clone())).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(known["data"]["id"], "", "an accessor shows no token");
+        let (status, _) = asked(cluster, &daily, &(Method::POST, "auth/token/revoke-accessor", by)).await;
+        assert!(status.is_success(), "{status}");
+        assert!(!cluster.lives(accessor).await);
+    }
+    // Neither reads a secret, and together they are no more.
+    for token in [&daily, &sweep] {
+        let (status, _) = asked(cluster, token, &(Method::GET, "secret/data/shop/read", Value::Null)).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_the_operators_identity_forges_has_the_operator_renew_and_revoke_anybodys_token() {
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("blast-forged").await;
+    let others = strangers_token(cluster).await;
+    let expiry = async || {
+        let known = cluster.look_up(&others).await?;
+        known["expire_time"].as_str().expect("a time").parse::<jiff::Timestamp>().ok()
+    };
+    let first = expiry().await.expect("a living token");
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    // By whoever has the operator's identity and nothing else: not its process, and not its login to Vault.
+    let deadline = Instant::now() + LIMIT;
+    let forge = async || {
+        let mut forged =
+            serde_json::to_value(cluster.request(&delivered.pod, 0).await.expect("a request")).expect("JSON");
+        forged["status"]["tokenAccessor"] = json!(others);
+        let file = cluster.system.testbed().run().path().join("forged-status.json");
+        std::fs::write(&file, forged.to_string()).expect("written");
+        let replace = ["replace", "--subresource=status", "-f", &file.to_string_lossy()];
+        cluster.plane().kubectl_as(cluster.system.operator_kubeconfig(), &replace).await.expect("kubectl runs")
+    };
+    loop {
+        let said = forge().await;
+        if said.status.success() {
+            break;
+        }
+        // The operator itself was faster.
+        assert!(said.stderr.contains("Conflict") && Instant::now() < deadline, "{}", said.stderr);
+    }
+    while expiry().await.expect("a living token") <= first {
+        assert!(Instant::now() < deadline, "it is not renewed: {}", cluster.operator_said());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    let request = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+    assert!(!cluster.lives(&others).await, "{}: {}", name(&request), cluster.operator_said());
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
-use crate::support::{LIMIT, alone, condition, reason, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
 use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use vault_token_operator::api::{Phase, VaultTokenRequest};
@@ -31,14 +33,60 @@ async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {
 async fn i3_a_token_cannot_renew_itself() {
     let cluster = shared().await;
     let namespace = cluster.namespace("no-self-renewal").await;
-    let spec = PodSpec::new(&namespace, "web", "shop-read,shop-db", "1h");
-    let delivered = cluster.deliver(&spec).await;
-    let ask = async |method: Method, path: &str| {
-        let answer = cluster.vault().request_as(Some(&delivered.token), method, path, None).await;
+    // An administrator's mistakes: a policy that reaches all that has to do with tokens, and one that names what is not to be had.
+    let all = "{ capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }";
+    let named = ["renew-self", "renew", "renew-accessor", "create/*", "create-orphan"];
+    let named: String = named.iter().map(|path| format!("path \"auth/token/{path}\" {all}\n")).collect();
+    for (name, policy) in [("shop-tokens", format!("path \"auth/token/*\" {all}")), ("shop-renews", named)] {
+        let path = format!("sys/policies/acl/{name}");
+        cluster.vault().must(Method::PUT, &path, Some(&json!({ "policy": policy }))).await.expect("a policy");
+    }
+    let policies = "shop-read,shop-tokens,shop-renews";
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", policies, "1h")).await;
+    let ask = async |method: Method, path: &str, body: Value| {
+        let answer = cluster.vault().request_as(Some(&delivered.token), method, path, Some(&body)).await;
         answer.expect("an answer").0
     };
-    assert_eq!(ask(Method::POST, "auth/token/renew-self").await, StatusCode::FORBIDDEN);
-    assert_eq!(ask(Method::GET, "auth/token/lookup-self").await, StatusCode::OK);
+    let itself = json!({ "token": delivered.token.expose_secret() });
+    let accessor = json!({ "accessor": delivered.accessor() });
+    let child = json!({ "policies": ["shop-tokens"] });
+    for (path, body) in [
+        ("renew-self", json!({})),
+        ("renew", itself),
+        ("renew-accessor", accessor.clone()),
+        // A child has the policies that it asks for, and could renew its parent; an orphan would outlive it.
+        ("create", child.clone()),
+        ("create-orphan", child),
+        ("create/vault-token-operator-main", json!({ "policies": ["shop-tokens"] })),
+    ] {
+        let status = ask(Method::POST, &format!("auth/token/{path}"), body).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "I3: {path}");
+    }
+    assert_eq!(ask(Method::GET, "auth/token/lookup-self", json!({})).await, StatusCode::OK);
+    let looked = ask(Method::POST, "auth/token/lookup-accessor", accessor).await;
+    assert_eq!(looked, StatusCode::OK, "the policy reaches what is not denied");
+}
+
+/// Vault renews what a token role has made only so long, where the role has no `token_period`: config/vault/README.md.
+#[tokio::test]
+async fn a_token_lives_no_longer_in_all_than_vaults_max_lease_ttl_and_its_end_is_told() {
+    // Of its own: all tokens of this Vault are bounded.
+    let cluster = &Cluster::start().await;
+    let tune = json!({ "max_lease_ttl": "20s" });
+    cluster.vault().must(Method::POST, "sys/auth/token/tune", Some(&tune)).await.expect("tuned");
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let namespace = cluster.namespace("bounded").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
+    let request = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+    assert_eq!(condition(&request, "Revoked").1, "TokenExpired");
+    assert!(!cluster.accepts(&delivered.token).await);
+    let renewed = cluster.audit_lines("token_accessor", delivered.accessor());
+    assert!(renewed.iter().any(|line| line["step"] == "Renewed"), "{renewed:#?}");
+    let issued = delivered.status().issued_at.clone().expect("a time").0;
+    let noticed = request.status.and_then(|status| status.revoked_at).expect("a time").0;
+    // It had ten seconds more each time, and a look that fails of it comes soon after the last of them; on a busy machine, later.
+    let life = noticed.duration_since(issued);
+    assert!((16..40).contains(&life.as_secs()), "it lived for {life:#}");
 }
 
 #[tokio::test]
@@ -46,7 +94,7 @@ async fn a_token_that_is_dead_under_a_living_pod_is_told() {
     let cluster = shared().await;
     let namespace = cluster.namespace("expired").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "10s")).await;
-    let accessor = serde_json::json!({ "accessor": delivered.accessor() });
+    let accessor = json!({ "accessor": delivered.accessor() });
     cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&accessor)).await.expect("revoked");
     let request = cluster.until_phase(&delivered.pod, Phase::Revoked).await;
     let (_, reason, message) = condition(&request, "Revoked");

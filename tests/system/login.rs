@@ -43,7 +43,7 @@ async fn secret_id(cluster: &Cluster, role: &str) -> Value {
 
 /// Enables AppRole at this path, as config/vault/README.md says, but for the life of the operator's login; gives the settings. The
 /// secret ID is in the file that is called like the path.
-async fn approle_at<'a>(cluster: &Cluster, mount: &'a str, [ttl, longest]: [&str; 2]) -> Vec<(&'a str, String)> {
+pub async fn approle_at<'a>(cluster: &Cluster, mount: &'a str, [ttl, longest]: [&str; 2]) -> Vec<(&'a str, String)> {
     let vault = cluster.vault();
     vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "approle" }))).await.expect("enabled");
     let tune = json!({ "user_lockout_config": { "lockout_disable": true } });
@@ -98,7 +98,7 @@ async fn an_approle_login_is_redone_before_it_ends_and_its_secret_id_is_read_ane
 }
 
 /// Puts a token into this file that was made for the operator, as config/vault/README.md says, but for its life; gives its accessor.
-async fn put_token(cluster: &Cluster, file: &str, life: Value) -> String {
+pub async fn put_token(cluster: &Cluster, file: &str, life: Value) -> String {
     let policies = ["vault-token-operator", "vault-token-operator-sweep"];
     let mut token = json!({ "policies": policies, "no_default_policy": true, "no_parent": true });
     json_patch::merge(&mut token, &life);
@@ -108,7 +108,7 @@ async fn put_token(cluster: &Cluster, file: &str, life: Value) -> String {
 }
 
 /// The settings of a login by the token in this file.
-fn by_token_file(cluster: &Cluster, file: &str) -> [(&'static str, String); 2] {
+pub fn by_token_file(cluster: &Cluster, file: &str) -> [(&'static str, String); 2] {
     let path = cluster.system.testbed().run().path().join(file);
     [("VTO_VAULT_AUTH", "token-file".to_owned()), ("VTO_VAULT_TOKEN_FILE", text(&path))]
 }
@@ -207,7 +207,7 @@ pub async fn jwt_at<'a>(
 
 /// Enables the TLS certificate auth method at this path for certificates of the run's authority for `operator`, as
 /// config/vault/README.md says, but for the life of the operator's login; gives the settings.
-async fn cert_at<'a>(cluster: &Cluster, mount: &'a str, life: [&str; 2]) -> Vec<(&'a str, String)> {
+pub async fn cert_at<'a>(cluster: &Cluster, mount: &'a str, life: [&str; 2]) -> Vec<(&'a str, String)> {
     let (vault, run) = (cluster.vault(), cluster.system.testbed().run());
     vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "cert" }))).await.expect("enabled");
     for (name, [ttl, longest]) in [("vault-token-operator", life), ("vault-token-operator-sweep", ["5m", "5m"])] {

@@ -1,15 +1,18 @@
 //! What is said under the seal: interceptions, answers of strangers, and delivery by way of the status.
 
+use crate::fault::Proxied;
 use crate::stranger::Rogue;
-use crate::support::{Cluster, alone, condition, ended, reason, request_for, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, condition, ended, reason, request_for, shared, token_of};
 use kube::api::PostParams;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, PodHandle, PodSpec};
+use testbed::proxy::{Break, Fault, Proxy};
 use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
-use vault_token_operator::wire::{Answer, Outcome, Parcel};
+use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel};
 
 /// An init container that the test plays itself.
 pub struct Played {
@@ -94,6 +97,99 @@ async fn a_wrapping_token_that_somebody_else_used_is_revoked_and_its_pod_waits_f
     cluster.kubectl(&["delete", "vtr", failed.metadata.name.as_deref().expect("a name"), "-n", &namespace]).await;
     assert!(ended(&init).await.success(), "{}", init.termination_message());
     assert!(cluster.accepts(&token_of(&played.pod)).await);
+}
+
+/// Nobody plays a part: who ends TLS for Vault reads what it answers to the operator, and is faster than the init container.
+#[tokio::test]
+async fn an_init_container_whose_wrapping_token_somebody_else_used_says_so_and_the_operator_raises_the_alarm() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.vault.follow(|call| match call.path.contains("auth/token/create/") {
+        true => Fault::Overheard,
+        false => Fault::None,
+    });
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("overheard").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+    push.follow(|_| Fault::Before(Break::Silence));
+    let init = cluster.init_with(&pod, &[("VTO_LISTEN", &listen)]).await;
+    let issued = cluster.until_phase(&pod, Phase::Issued).await;
+    let heard: Value = serde_json::from_slice(&proxied.vault.overheard().expect("an answer")).expect("JSON");
+    let (wrapping, accessor) = (&heard["wrap_info"]["token"], &heard["wrap_info"]["wrapped_accessor"]);
+    assert_eq!(issued.status.as_ref().and_then(|status| status.token_accessor.as_deref()), accessor.as_str());
+    let wrapping = wrapping.as_str().expect("a token").into();
+    let path = "sys/wrapping/unwrap";
+    let opened = cluster.vault().request_as(Some(&wrapping), Method::POST, path, None).await.expect("an answer").1;
+    let stolen = opened["auth"]["client_token"].as_str().expect("a token").into();
+    assert!(cluster.accepts(&stolen).await, "somebody else has it");
+    push.follow(|_| Fault::None);
+
+    let failed = cluster.until_phase(&pod, Phase::Failed).await;
+    let (value, why, _) = condition(&failed, "Compromised");
+    assert_eq!((value.as_str(), why.as_str()), ("True", "WrappingTokenUsed"));
+    assert_eq!(failed.status.as_ref().expect("a status").attempts, 1, "no further attempt");
+    assert!(!cluster.accepts(&stolen).await, "it is revoked at once");
+    cluster.assert_counted(&["alarms_total{kind=\"compromised\"} 1"]).await;
+    cluster.until_described("pod", "web", &namespace, "WrappingTokenUsed").await;
+    assert!(!ended(&init).await.success());
+    let log = cluster.init_log(&pod);
+    assert!(log.contains("the wrapping token was used before it came here"), "{log}");
+    assert!(!pod.volume.join("token").exists());
+    assert_eq!(cluster.live_tokens(&pod).await, 0);
+}
+
+#[tokio::test]
+async fn an_init_container_that_is_killed_once_it_has_used_its_wrapping_token_is_no_alarm() {
+    let (cluster, _guard) = alone().await;
+    // One that has counted nothing yet.
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let namespace = cluster.namespace("killed-midway").await;
+    // Vault has opened it and its answer is on its way; or the token is in the files, and the answer to the operator is.
+    for (name, stored) in [("opened", false), ("stored", true)] {
+        let pod = cluster.pod(&PodSpec::new(&namespace, name, "shop-read", "1h")).await;
+        let run = cluster.system.testbed().run();
+        let vault = Proxy::before_server(run, cluster.vault().address()).await.expect("a proxy");
+        let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+        let (before, path) = if stored { (&push, PUSH_PATH) } else { (&vault, "sys/wrapping/unwrap") };
+        before.follow(move |call| match call.path.contains(path) {
+            true => Fault::After(Break::Silence),
+            false => Fault::None,
+        });
+        let settings = [("VAULT_ADDR", vault.url()), ("VTO_LISTEN", listen)];
+        let settings = crate::login::borrowed(&settings);
+        let init = cluster.init_with(&pod, &settings).await;
+        let first = cluster.until_phase(&pod, Phase::Issued).await;
+        let recorded = |accessor: Option<&String>| accessor.cloned().expect("an accessor");
+        let status = first.status.as_ref().expect("a status");
+        let accessors = [&status.wrapping_accessor, &status.token_accessor].map(|accessor| recorded(accessor.as_ref()));
+        cluster.until_dead(&accessors[0]).await;
+        let deadline = Instant::now() + LIMIT;
+        while stored && !pod.volume.join("token").exists() {
+            assert!(Instant::now() < deadline, "nothing is stored: {}", cluster.init_log(&pod));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        init.kill();
+        assert_eq!(pod.volume.join("token").exists(), stored);
+        assert!(cluster.lives(&accessors[1]).await, "{name}: its token lives, and nobody has it");
+        cluster.kubelet.report_init_failed(cluster.plane(), &pod, "killed").await.expect("a status");
+        before.follow(|_| Fault::None);
+
+        // The kubelet starts it again.
+        let again = cluster.init_with(&pod, &settings).await;
+        cluster.ended_well(&pod, &again).await;
+        let older = cluster.until(&pod, "end", VaultTokenRequest::is_over).await;
+        assert_eq!((reason(&older), older.is_compromised()), ("Superseded", false), "{name}: {older:#?}");
+        let newer = cluster.request(&pod, 1).await.expect("a request");
+        assert_eq!((newer.phase(), newer.is_compromised()), (Phase::Delivered, false), "{name}: {newer:#?}");
+        assert!(!cluster.lives(&accessors[1]).await, "{name}: the first one");
+        assert!(cluster.accepts(&token_of(&pod)).await, "{name}");
+        assert_eq!(cluster.live_tokens(&pod).await, 1, "{name}");
+    }
+    let metrics = cluster.system.operator_metrics().await.expect("an answer").expect("an operator");
+    let alarms: Vec<_> = metrics.lines().filter(|line| line.contains("operator_alarms_total{")).collect();
+    assert!(!alarms.is_empty() && alarms.iter().all(|line| line.ends_with(" 0")), "{alarms:#?}");
 }
 
 #[tokio::test]

@@ -310,9 +310,18 @@ impl Cluster {
 
     /// A login to Vault as the operator's, as whoever has its pod can make it.
     pub async fn operators_login(&self) -> SecretString {
+        self.login_as("vault-token-operator").await
+    }
+
+    /// The same for the role with which it lists tokens.
+    pub async fn sweeps_login(&self) -> SecretString {
+        self.login_as("vault-token-operator-sweep").await
+    }
+
+    async fn login_as(&self, role: &str) -> SecretString {
         let [_, login] = self.system.operator_token_files();
         let jwt = std::fs::read_to_string(login).expect("a token");
-        let body = json!({ "role": "vault-token-operator", "jwt": jwt.trim() });
+        let body = json!({ "role": role, "jwt": jwt.trim() });
         let path = "auth/kubernetes/login";
         let (status, answer) = self.vault().request_as(None, Method::POST, path, Some(&body)).await.expect("an answer");
         assert_eq!(status, StatusCode::OK, "{answer}");

@@ -62,6 +62,8 @@ struct Link {
     stale: Mutex<HashMap<String, Bytes>>,
     /// The last answer without end.
     endless: Mutex<Arc<Mutex<Option<Endless>>>>,
+    /// The last answer that somebody read along.
+    overheard: Mutex<Option<Bytes>>,
 }
 
 impl Proxy {
@@ -107,6 +109,7 @@ impl Proxy {
             changed: Notify::new(),
             stale: Mutex::default(),
             endless: Mutex::default(),
+            overheard: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, tls, Arc::clone(&link)));
         Ok(Self { address, link, task })
@@ -121,6 +124,11 @@ impl Proxy {
     pub fn follow(&self, script: impl FnMut(&Call) -> Fault + Send + 'static) {
         *self.link.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
         self.link.changed.notify_waiters();
+    }
+
+    /// The last answer that somebody read along, if there is one.
+    pub fn overheard(&self) -> Option<Bytes> {
+        self.link.overheard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the client of the last answer without end makes of it.
@@ -208,6 +216,12 @@ impl Link {
                 // The server has acted once its whole answer is there.
                 let _answer: Vec<Bytes> = bytes.try_collect().await?;
                 return self.broken(broken).await;
+            }
+            Fault::Overheard => {
+                let pieces: Vec<Bytes> = bytes.try_collect().await?;
+                let whole = Bytes::from(pieces.concat());
+                *self.overheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(whole.clone());
+                futures::stream::iter([Ok(whole)]).boxed()
             }
             Fault::Slow(pause) => stream::slowly(bytes, pause),
             Fault::Endless(size, pause) => {
