@@ -1,6 +1,6 @@
 //! I2, and the brakes of the sweep (rules 9 and 10).
 
-use crate::support::{Cluster, LIMIT, alone, name};
+use crate::support::{Cluster, LIMIT, alone, lines_of, name};
 use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
 use reqwest::{Method, StatusCode};
@@ -91,6 +91,19 @@ fn number(text: &str, words: &str) -> usize {
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
+/// What is said of a token that its pod runs with though no request says so.
+const IN_USE: &str = "its pod has had a token, and no request says so";
+
+/// The pods of which the present operator says that they run with a token that no request records, and what to do.
+fn kept_for_good(cluster: &Cluster, namespace: &str) -> HashSet<String> {
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let lines = lines_of(&log).into_iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["namespace"] == namespace && message.contains(IN_USE) && message.contains("Restart the pod")
+    });
+    lines.filter_map(|line| line["pod"].as_str().map(str::to_owned)).collect()
+}
+
 #[tokio::test]
 async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     const PODS: usize = 50;
@@ -124,8 +137,19 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     cluster.until_described("pod", "web-0", &namespace, "OrphanKept").await;
     cluster.system.kill_operator();
     cluster.system.start_operator(&[]).await.expect("the operator starts");
-    // Other tests' pods that were given a token meanwhile may be among them.
-    cluster.until_health("all kept", |text| number(text, " kept") >= PODS).await;
+    // For good, and not only until a second look: that the pods run with them is seen, and what to do is said of each.
+    let deadline = Instant::now() + LIMIT;
+    let names: HashSet<_> = pods.iter().map(|pod| pod.name.clone()).collect();
+    while kept_for_good(cluster, &namespace) != names {
+        assert!(
+            Instant::now() < deadline,
+            "only {:?} are\n{}",
+            kept_for_good(cluster, &namespace),
+            cluster.operator_said()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.until_described("pod", "web-0", &namespace, IN_USE).await;
     for pod in &pods {
         assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
     }
