@@ -1,5 +1,6 @@
 //! I2, and the brakes of the sweep (rules 9 and 10).
 
+use crate::rights::without;
 use crate::support::{Cluster, LIMIT, alone, lines_of, name};
 use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
@@ -260,4 +261,41 @@ async fn an_operator_that_may_not_list_tokens_says_so_and_goes_on() {
     let namespace = cluster.namespace("no-sweep").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     assert_eq!(delivered.request.phase(), Phase::Delivered);
+}
+
+#[tokio::test]
+async fn a_login_for_the_sweep_that_may_not_list_is_said_once_and_the_operator_goes_on() {
+    let (cluster, _guard) = alone().await;
+    let policy = std::fs::read_to_string(testbed::project::root().join("config/vault/sweep-policy.hcl"));
+    let policy = without(&policy.expect("a policy"), "auth/token/accessors");
+    let body = json!({ "policy": without(&policy, "auth/token/accessors/") });
+    cluster.system.kill_operator();
+    let path = "sys/policies/acl/vault-token-operator-sweep";
+    cluster.vault().must(Method::PUT, path, Some(&body)).await.expect("a policy");
+    cluster.system.start_operator(&[("VTO_SWEEP_INTERVAL", "10s")]).await.expect("the operator starts");
+
+    // It has logged in: what Vault forbids is the list.
+    let health = cluster.until_healthy("may not list tokens (Vault forbids auth/token/accessors").await;
+    assert!(health.starts_with("ok") && health.contains("config/vault/"), "{health}");
+    cluster.assert_counted(&["sweep_permitted 0", "leader 1"]).await;
+    let namespace = cluster.namespace("may-not-list").await;
+    cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // The second sweep finds the same, and it is no news.
+    let twice = "vault_token_operator_sweeps_total{result=\"forbidden\"} 2";
+    let deadline = Instant::now() + 2 * LIMIT;
+    loop {
+        let metrics = cluster.system.operator_metrics().await.expect("an answer").expect("an operator");
+        if metrics.lines().any(|line| line == twice) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no {twice:?}\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let may_not =
+        |line: &&Value| line["message"].as_str().is_some_and(|message| message.contains("may not list tokens"));
+    let lines = lines_of(&log);
+    let said: Vec<_> = lines.iter().filter(may_not).collect();
+    assert!(said.len() == 1 && said[0]["level"] == "WARN", "{said:#?}");
+    cluster.system.tell_vault_again().await.expect("told");
 }
