@@ -10,6 +10,7 @@ use crate::domain::token::{Expiry, Minted, Qualities};
 use crate::seal::Receipt;
 use crate::wire::Outcome;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 const NOW: i64 = 1_000;
@@ -629,4 +630,27 @@ fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
     assert_eq!((minting.phase, minting.granted_by.as_deref()), (Some(Phase::Minting), Some("all")));
     let gone = decided(&denied, Some(&Observation::Absent), &Hand::Empty, None);
     assert!(matches!(gone, Step::Deny(Why { reason: Reason::PodNotFound, .. })), "{gone:?}");
+}
+
+/// The names of all steps. A step that is not among them does not compile here.
+macro_rules! names {
+    ($($name:ident)*) => {{
+        let _ = |step: Step| match step { $(Step::$name { .. } => {})* };
+        [$(stringify!($name)),*]
+    }};
+}
+
+#[test]
+fn the_table_of_the_architecture_has_every_step_and_no_other() {
+    let document = include_str!("../../ARCHITECTURE.md");
+    let (_, states) = document.split_once("## The states").expect("the states");
+    let (states, _) = states.split_once("\n## ").expect("another heading");
+    let table = states.lines().filter(|line| line.starts_with('|'));
+    // What is between two pairs of asterisks.
+    let told: BTreeSet<&str> = table.flat_map(|line| line.split("**").skip(1).step_by(2)).collect();
+    let steps = names! {
+        Settle Wait Later Deny Fail Intend Mint Push Offer Hear Disbelieve RevokeUnrecorded Abandon RevokeAbandoned RevokeFinally
+        Renew Check LoseGrant RegainGrant Release Delete
+    };
+    assert_eq!(told, BTreeSet::from(steps));
 }

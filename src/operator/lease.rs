@@ -73,20 +73,35 @@ impl Candidate {
 
     /// Takes part for as long as it is polled.
     pub async fn run(&self) {
+        tokio::join!(self.stand(), self.watch_the_clock());
+    }
+
+    async fn stand(&self) {
         let mut seen = None;
         loop {
             let asked = Instant::now();
             match self.campaign(&mut seen).await {
                 Ok(true) => self.lead(asked + DEADLINE),
                 Ok(false) => self.step_down("another replica leads"),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot ask for the lease");
-                    if !self.term.borrow().lasts() {
-                        self.step_down("the lease could not be renewed in time");
-                    }
-                }
+                Err(error) => tracing::warn!(%error, "cannot ask for the lease"),
             }
             tokio::time::sleep(RETRY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
+        }
+    }
+
+    /// Says that a term is over when it is, and not when the call ends that was to renew it.
+    async fn watch_the_clock(&self) {
+        let mut terms = self.term.subscribe();
+        loop {
+            let Some(until) = terms.borrow_and_update().until else {
+                // Its sender is this candidate.
+                let _ = terms.changed().await;
+                continue;
+            };
+            tokio::time::sleep_until(until).await;
+            if !self.term.borrow().lasts() {
+                self.step_down("the lease could not be renewed in time");
+            }
         }
     }
 

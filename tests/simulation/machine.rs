@@ -349,6 +349,11 @@ impl Machine {
         model.tokens.iter().any(|token| recorded(&token.accessor).is_some_and(|expires| token.expires > expires))
     }
 
+    /// Whether a request has no finalizer any more.
+    pub fn is_let_go(&self, request: usize) -> bool {
+        self.model().requests.values().nth(request).is_none_or(|request| request.metadata.finalizers.is_none())
+    }
+
     fn operator(&mut self, number: u8) -> &mut Operator {
         &mut self.operators[usize::from(number) % 2]
     }

@@ -202,6 +202,35 @@ fn i7_a_token_whose_renewal_is_refused_and_whose_look_up_is_not_answered_stays()
     run(1, &schedule, renewed_unheard).expect("it stays");
 }
 
+/// What a schedule may do with a call is what can become of a real one: without its limit this one would break I8, and show nothing.
+#[test]
+fn i8_a_renewal_that_was_sent_long_ago_takes_no_effect() {
+    let (operator, task) = (1, 0);
+    let mut machine = Machine::new(1);
+    machine.settle().expect("the pod has its token");
+    for action in [
+        Action::Wait { seconds: 200 },
+        Action::Watch { operator },
+        Action::WatchPods { operator },
+        Action::Look { operator, request: 0 },
+        // It has seen the pod alive, and sends the renewal.
+        Action::Go { operator, task, calls: 1 },
+        Action::ReplacePod { pod: 0 },
+        Action::Vault { away: true },
+        // The other one cannot revoke the token, and waits until it can be alive no longer.
+        Action::Turn { operator: 0, request: 0, bits: 0, fate: Fate::Fine },
+        Action::Wait { seconds: 100 },
+        Action::Vault { away: false },
+        Action::Go { operator, task, calls: 1 },
+        Action::Vault { away: true },
+        Action::Wait { seconds: 570 },
+        Action::Turn { operator: 0, request: 0, bits: 0, fate: Fate::Fine },
+    ] {
+        machine.act(action).expect("every invariant holds");
+    }
+    assert!(machine.is_let_go(0), "the finalizer is still there");
+}
+
 #[test]
 fn a_storm() {
     simulate(1, 40, storm(), |_| Ok(()));

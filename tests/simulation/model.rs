@@ -26,8 +26,8 @@ pub const TTL: &str = "10m";
 
 /// How long a wrapping token lives.
 const WRAPPING: SignedDuration = SignedDuration::from_secs(90);
-/// How late a renewal can take effect (rule 8).
-const DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+/// How long after it was sent a renewal can take effect (rule 8).
+pub const DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// An init container's process.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The operator's world in the simulation: every call waits until the schedule lets it go on, and goes as the schedule says.
 
-use crate::model::{Late, Model, NAMESPACE, TOKEN_ROLE};
+use crate::model::{DEADLINE, Late, Model, NAMESPACE, TOKEN_ROLE};
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -111,14 +111,17 @@ impl SimWorld {
     async fn vault<T>(
         &self,
         act: impl FnOnce(&mut Model) -> T,
-        late: impl FnOnce(&Model) -> Option<Late>,
+        late: impl FnOnce(Timestamp) -> Option<Late>,
     ) -> Result<T, Error> {
+        let sent = self.now();
         let fate = self.gate().await;
         let mut model = self.model();
         if model.away {
             return Err(Error::Away("sealed".to_owned()));
         }
-        match fate {
+        // However long the schedule has kept it here, its caller has not waited for longer than that.
+        let overdue = model.now.duration_since(sent) > DEADLINE;
+        match if overdue && fate != Fate::Refused { Fate::Late } else { fate } {
             Fate::Fine => Ok(act(&mut model)),
             Fate::Refused => Err(Error::Unreachable { address: String::new(), cause: String::new() }),
             Fate::Lost => {
@@ -126,8 +129,7 @@ impl SimWorld {
                 Err(Error::Unanswered(String::new()))
             }
             Fate::Late => {
-                let late = late(&model);
-                model.late.extend(late);
+                model.late.extend(late(sent));
                 Err(Error::Unanswered(String::new()))
             }
         }
@@ -234,7 +236,7 @@ impl World for SimWorld {
     }
 
     async fn renew(&self, accessor: &str) -> Result<Option<Timestamp>, Error> {
-        let late = |model: &Model| Some(Late::Renew(accessor.to_owned(), model.now));
+        let late = |sent| Some(Late::Renew(accessor.to_owned(), sent));
         // Whatever is said of a token that lives, it is not to cost it its life.
         self.vault(|model| model.renew(accessor), late).await.map_err(|error| match error {
             Error::Unreachable { .. } => Error::Answered { status: 400, messages: "token not found".to_owned() },

@@ -3,6 +3,7 @@
 use crate::fault::Proxied;
 use crate::support::{Cluster, LIMIT, alone, lines_of, token_of};
 use futures::future::join_all;
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use reqwest::{Method, StatusCode};
@@ -101,6 +102,62 @@ async fn i7_a_leader_that_was_paused_past_its_lease_does_no_harm_when_it_wakes()
     // The request that was made by hand ends, since init's own is newer.
     cluster.until_phase(&pod, Phase::Revoked).await;
     assert_eq!(cluster.live_tokens(&pod).await, 1);
+    second.stop(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_renew_its_lease_stops_before_another_takes_it() {
+    /// Well before the ten seconds are over for which the others wait.
+    const STOPS_WITHIN: Duration = Duration::from_secs(8);
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("lapsed-leader").await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start(cluster).await;
+    let (second, health) = second(cluster).await;
+    let logs = cluster.system.operator_logs();
+    let [.., first_log, second_log] = &logs[..] else { panic!("two operators have logs: {logs:?}") };
+    // Nobody tells it that it has lost the lease: all that it has is its own clock.
+    proxied.api.follow(|call| match call.path.contains("/leases/") {
+        true => Fault::Before(Break::Silence),
+        false => Fault::None,
+    });
+    let silent = Instant::now();
+    let (mut stopped, mut took_over) = (None, None);
+    while took_over.is_none() {
+        // In this order: of two that lead at once, the second still does when the first is asked.
+        let second_leads = System::health_of(&health).await.expect("an answer").contains("this replica leads");
+        let first_leads = cluster.system.operator_health().await.expect("an answer").expect("an operator");
+        let first_leads = first_leads.contains("this replica leads");
+        assert!(!(first_leads && second_leads), "both lead after {:?}", silent.elapsed());
+        if !first_leads && stopped.is_none() {
+            cluster.assert_counted(&["leader 0"]).await;
+            stopped = Some(silent.elapsed());
+        }
+        if second_leads {
+            took_over = Some(silent.elapsed());
+        }
+        assert!(silent.elapsed() < LIMIT, "nobody took over; the first stopped after {stopped:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(stopped.is_some_and(|stopped| stopped < STOPS_WITHIN), "{stopped:?}");
+
+    // Who reads the logs sees the same order.
+    let said = |log: &Path, words: &str| {
+        let said = |line: &Value| line["message"].as_str().is_some_and(|message| message.contains(words));
+        let line = lines_of(log).into_iter().rfind(said)?;
+        line["timestamp"].as_str().expect("a time").parse::<Timestamp>().ok()
+    };
+    let (stopped, leads) =
+        (said(first_log, "this replica does not lead any more"), said(second_log, "this replica leads"));
+    assert!(stopped.is_some() && leads.is_some() && stopped < leads, "{stopped:?}, {leads:?}");
+
+    // All else that it asks of the API server is answered, and it leaves everything to the other.
+    cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let wrote = |log: &Path| {
+        lines_of(log).iter().filter(|line| line["target"] == "audit" && line["namespace"] == namespace.as_str()).count()
+    };
+    assert_eq!(wrote(first_log), 0);
+    assert!(wrote(second_log) > 0);
     second.stop(LIMIT).await;
 }
 

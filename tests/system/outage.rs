@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use testbed::kubelet::PodSpec;
+use testbed::kubelet::{INIT_PORT, PodSpec};
 use testbed::pki::Pki;
 use testbed::proxy::{Break, Call, Fault};
+use tokio::net::TcpListener;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::domain::renewal::{renew_at, spread};
 
@@ -62,9 +63,28 @@ async fn init_containers_that_cannot_be_reached_or_cannot_reach_vault_use_up_the
     let lost = cluster.pod(&PodSpec::new(&namespace, "lost", "shop-read", "1h")).await;
     let lost_init = cluster.init_with(&lost, &[("VAULT_ADDR", "https://127.0.0.1:1")]).await;
 
-    for (pod, words) in
-        [(&pod, "Connection refused"), (&mistrusting, "invalid peer certificate"), (&lost, "Connection refused")]
-    {
+    // And one whose port takes the last push, and answers nothing: that is waited for, longer than all other attempts take.
+    let silent = cluster.pod(&PodSpec::new(&namespace, "silent", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &silent).await.expect("a status");
+    cluster.ask(&silent, |_| ()).await;
+    let one_is_left = |request: &VaultTokenRequest| {
+        let history = request.status.as_ref().map(|status| &status.history[..]);
+        matches!(history, Some([.., last]) if last.number == 4)
+    };
+    cluster.until(&silent, "end of the fourth attempt", one_is_left).await;
+    let _listener = TcpListener::bind((silent.address, INIT_PORT)).await.expect("an address");
+    let began = Instant::now();
+    while cluster.request(&silent, 0).await.expect("a request").phase() != Phase::Failed {
+        assert!(began.elapsed() < 2 * LIMIT, "{:#?}", cluster.request(&silent, 0).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    for (pod, words) in [
+        (&pod, "Connection refused"),
+        (&mistrusting, "invalid peer certificate"),
+        (&lost, "Connection refused"),
+        (&silent, "no answer in time"),
+    ] {
         let failed = cluster.until_phase(pod, Phase::Failed).await;
         let (_, reason, message) = condition(&failed, "Issued");
         assert_eq!(reason, "AttemptsExhausted");

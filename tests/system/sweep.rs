@@ -1,6 +1,7 @@
 //! I2, and the brakes of the sweep (rules 9 and 10).
 
-use crate::support::{Cluster, LIMIT, alone, name};
+use crate::rights::without;
+use crate::support::{Cluster, LIMIT, alone, lines_of, name};
 use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
 use reqwest::{Method, StatusCode};
@@ -91,6 +92,19 @@ fn number(text: &str, words: &str) -> usize {
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
+/// What is said of a token that its pod runs with though no request says so.
+const IN_USE: &str = "its pod has had a token, and no request says so";
+
+/// The pods of which the present operator says that they run with a token that no request records, and what to do.
+fn kept_for_good(cluster: &Cluster, namespace: &str) -> HashSet<String> {
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let lines = lines_of(&log).into_iter().filter(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["namespace"] == namespace && message.contains(IN_USE) && message.contains("Restart the pod")
+    });
+    lines.filter_map(|line| line["pod"].as_str().map(str::to_owned)).collect()
+}
+
 #[tokio::test]
 async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     const PODS: usize = 50;
@@ -124,8 +138,19 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     cluster.until_described("pod", "web-0", &namespace, "OrphanKept").await;
     cluster.system.kill_operator();
     cluster.system.start_operator(&[]).await.expect("the operator starts");
-    // Other tests' pods that were given a token meanwhile may be among them.
-    cluster.until_health("all kept", |text| number(text, " kept") >= PODS).await;
+    // For good, and not only until a second look: that the pods run with them is seen, and what to do is said of each.
+    let deadline = Instant::now() + LIMIT;
+    let names: HashSet<_> = pods.iter().map(|pod| pod.name.clone()).collect();
+    while kept_for_good(cluster, &namespace) != names {
+        assert!(
+            Instant::now() < deadline,
+            "only {:?} are\n{}",
+            kept_for_good(cluster, &namespace),
+            cluster.operator_said()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.until_described("pod", "web-0", &namespace, IN_USE).await;
     for pod in &pods {
         assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
     }
@@ -242,4 +267,41 @@ async fn an_operator_that_may_not_list_tokens_says_so_and_goes_on() {
     let namespace = cluster.namespace("no-sweep").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     assert_eq!(delivered.request.phase(), Phase::Delivered);
+}
+
+#[tokio::test]
+async fn a_login_for_the_sweep_that_may_not_list_is_said_once_and_the_operator_goes_on() {
+    let (cluster, _guard) = alone().await;
+    let policy = std::fs::read_to_string(testbed::project::root().join("config/vault/sweep-policy.hcl"));
+    let policy = without(&policy.expect("a policy"), "auth/token/accessors");
+    let body = json!({ "policy": without(&policy, "auth/token/accessors/") });
+    cluster.system.kill_operator();
+    let path = "sys/policies/acl/vault-token-operator-sweep";
+    cluster.vault().must(Method::PUT, path, Some(&body)).await.expect("a policy");
+    cluster.system.start_operator(&[("VTO_SWEEP_INTERVAL", "10s")]).await.expect("the operator starts");
+
+    // It has logged in: what Vault forbids is the list.
+    let health = cluster.until_healthy("may not list tokens (Vault forbids auth/token/accessors").await;
+    assert!(health.starts_with("ok") && health.contains("config/vault/"), "{health}");
+    cluster.assert_counted(&["sweep_permitted 0", "leader 1"]).await;
+    let namespace = cluster.namespace("may-not-list").await;
+    cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // The second sweep finds the same, and it is no news.
+    let twice = "vault_token_operator_sweeps_total{result=\"forbidden\"} 2";
+    let deadline = Instant::now() + 2 * LIMIT;
+    loop {
+        let metrics = cluster.system.operator_metrics().await.expect("an answer").expect("an operator");
+        if metrics.lines().any(|line| line == twice) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no {twice:?}\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let may_not =
+        |line: &&Value| line["message"].as_str().is_some_and(|message| message.contains("may not list tokens"));
+    let lines = lines_of(&log);
+    let said: Vec<_> = lines.iter().filter(may_not).collect();
+    assert!(said.len() == 1 && said[0]["level"] == "WARN", "{said:#?}");
+    cluster.system.tell_vault_again().await.expect("told");
 }
