@@ -144,6 +144,8 @@ reasons! {
     TokenExpired,
     /// The token could not be renewed yet.
     RenewalFailed,
+    /// Vault does not let the token live any longer, however often it is renewed: its pod has to be restarted before that.
+    TokenEnding,
     /// The pod has had its token, and no request says so: the requests are older than they were.
     DeliveryForgotten,
     /// A token that no request records was revoked.

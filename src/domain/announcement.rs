@@ -57,6 +57,7 @@ fn held_up(reason: &str) -> Option<&'static str> {
         (Reason::AdmissionLacking, "Wait"),
         (Reason::PushFailed, "Deliver"),
         (Reason::RenewalFailed, "Renew"),
+        (Reason::TokenEnding, "Renew"),
         (Reason::DeliveryForgotten, "Deliver"),
         (Reason::PodCompromised, "Wait"),
         (Reason::GrantLost, "Revoke"),

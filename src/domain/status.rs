@@ -6,8 +6,11 @@ use super::plan::{MAX_ATTEMPTS, exhausted};
 use super::tenure::lost_grant;
 use super::token::{Intent, Minted};
 use crate::api::{Attempt, AttemptOutcome, ConditionType, Phase, Reason, VaultTokenRequestStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
+
+/// How long a call to Vault takes at most, and some more: what its answer gives is less by that.
+const SLOWEST_CALL: SignedDuration = SignedDuration::from_secs(12);
 
 /// How many ended attempts a status keeps.
 const MAX_HISTORY: usize = 5;
@@ -72,14 +75,30 @@ impl Draft {
         self.status.expires_at = Some(Time(expires_at));
         // Whatever it was to be revoked for is not so any more, and the first try says nothing of a token that was renewed since.
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
-        self.set(ConditionType::Delivered, true, &held());
+        let renewed = self.capped(expires_at).unwrap_or_else(held);
+        self.set(ConditionType::Delivered, true, &renewed);
         let reason = match lost_grant(&self.status) {
-            None => Reason::TokenDelivered,
+            None => renewed.reason,
             // It is for a person to look at, and stays so.
             Some(lost) if lost.reason == Reason::RevocationHeld.as_str() => Reason::RevocationHeld,
             Some(_) => Reason::GrantLost,
         };
         self.close(Phase::Delivered, reason)
+    }
+
+    /// Vault has given the token less than its ttl once more: it is near the end of all that Vault lets it live.
+    fn capped(&self, expires_at: Timestamp) -> Option<Why> {
+        let ttl = SignedDuration::try_from(duration::parse(self.status.ttl.as_deref()?).ok()?).ok()?;
+        let capped = expires_at.duration_since(self.now).checked_add(SLOWEST_CALL)? < ttl;
+        capped.then(|| {
+            Why::new(
+                Reason::TokenEnding,
+                format!(
+                    "Vault lets the token live until {expires_at:.0}, however often it is renewed: restart the pod before that, to \
+                     give it a new one; Vault's max_lease_ttl bounds how long a token lives in all"
+                ),
+            )
+        })
     }
 
     /// The token has lost its grant. The condition's transition marks since when.
@@ -348,6 +367,22 @@ mod tests {
             let lost = draft(&delivered, 20).grant_lost(&Why::new(reason, "no binding"));
             assert_eq!(draft(&lost, 30).renewed(at(90)).reason.as_deref(), Some(reason.as_str()));
         }
+    }
+
+    #[test]
+    fn a_renewal_that_gives_less_than_the_ttl_says_that_the_token_comes_to_its_end() {
+        let mut delivered = Draft::new(None, Some(1), at(10)).delivered(Some(at(310)));
+        delivered.ttl = Some("5m".to_owned());
+        for (expires, reason) in [(420, "TokenDelivered"), (409, "TokenDelivered"), (407, "TokenEnding")] {
+            let renewed = draft(&delivered, 120).renewed(at(expires));
+            assert_eq!(renewed.reason.as_deref(), Some(reason), "{expires}");
+            let told = message(&renewed, ConditionType::Delivered).expect("a message");
+            assert_eq!(told.contains("1970-01-01T00:06:47Z"), reason == "TokenEnding", "{told}");
+        }
+        let ending = draft(&delivered, 120).renewed(at(200));
+        assert_eq!(draft(&ending, 130).renewed(at(430)).reason.as_deref(), Some("TokenDelivered"), "it was raised");
+        let lost = draft(&ending, 140).grant_lost(&Why::new(Reason::GrantLost, "no binding"));
+        assert_eq!(draft(&lost, 150).renewed(at(200)).reason.as_deref(), Some("GrantLost"), "it has a nearer end");
     }
 
     #[test]

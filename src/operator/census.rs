@@ -3,7 +3,7 @@
 
 use super::pods::LivePods;
 use super::rulebook::Edition;
-use crate::api::VaultTokenRequest;
+use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::domain::tenure::granted;
 use jiff::Timestamp;
 use kube::runtime::reflector::Store;
@@ -35,6 +35,8 @@ pub struct Living {
     pub outliving: usize,
     /// For how long the longest of these has.
     pub longest: Duration,
+    /// Those that Vault does not let live for much longer.
+    pub ending: usize,
     /// Requests whose wrapping tokens somebody else used.
     pub compromised: usize,
 }
@@ -79,7 +81,9 @@ impl Census {
     fn look(&self) -> Living {
         let (now, endings) = (Timestamp::now(), self.pods.endings());
         let live = self.requests.state_filter(VaultTokenRequest::holds_token);
-        let mut living = Living { tokens: live.len(), ..Living::default() };
+        let ending = |status: &VaultTokenRequestStatus| status.reason.as_deref() == Some(Reason::TokenEnding.as_str());
+        let ending = live.iter().filter(|request| request.status.as_ref().is_some_and(ending)).count();
+        let mut living = Living { tokens: live.len(), ending, ..Living::default() };
         let mut outliving = self.outliving.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *outliving);
         for request in live.iter().filter(|request| self.pods.lacks(&request.spec.pod_uid)) {

@@ -43,6 +43,7 @@ pub(super) struct Gauges {
     live: Gauge,
     outliving: Gauge,
     longest_outliving: Gauge,
+    ending: Gauge,
     compromised: Gauge,
     ungranted: Gauge,
     held: Gauge,
@@ -81,6 +82,11 @@ impl Gauges {
                 registry,
                 "longest_outliving_seconds",
                 "For how long the longest of them has outlived its pod, since this replica first saw that it had ended",
+            ),
+            ending: registered(
+                registry,
+                "tokens_ending",
+                "Live tokens that Vault does not let live for much longer, however often they are renewed",
             ),
             compromised: registered(
                 registry,
@@ -130,6 +136,7 @@ impl Gauges {
         for (gauge, number) in [
             (&self.live, living.tokens),
             (&self.outliving, living.outliving),
+            (&self.ending, living.ending),
             (&self.compromised, living.compromised),
             (&self.ungranted, ungranted),
             (&self.held, held),

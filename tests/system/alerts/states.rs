@@ -48,6 +48,7 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
     cases.extend([lacks_rights(cluster).await, has_rights(cluster).await, may_not_sweep(cluster).await]);
     cases.extend([lost_grants(cluster).await, held_grants(cluster).await, many_orphans(cluster).await]);
     cases.extend(outage(cluster).await);
+    cases.push(ending(cluster).await);
     cases.push(waived(cluster).await);
     cases.extend([sweep_fails(cluster).await, no_leader(cluster, well.clone()).await]);
     cases.push(stopped.told(&well).await);
@@ -333,6 +334,24 @@ async fn outage(cluster: &Cluster) -> [Case; 3] {
         Case { name: "Vault is away", before, after: settled.clone(), fires: outage },
         Case { name: "Vault is back", before: settled, after: back, fires },
     ]
+}
+
+/// Vault lets no token live for much longer than this one's ttl.
+async fn ending(cluster: &Cluster) -> Case {
+    let before = start(cluster, &[]).await;
+    let bound = async |max: &str| {
+        let tune = json!({ "max_lease_ttl": max });
+        cluster.vault().must(Method::POST, "sys/auth/token/tune", Some(&tune)).await.expect("tuned");
+    };
+    bound("45s").await;
+    let namespace = cluster.namespace("ending").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "40s")).await;
+    let after = until(cluster, "a token is ending", |scrape| scrape.value("tokens_ending") == 1.0).await;
+    cluster.until_described("pod", "web", &namespace, "TokenEnding").await;
+    bound("768h").await;
+    cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    cluster.until_phase(&delivered.pod, Phase::Revoked).await;
+    Case { name: "a token comes to its end", before, after, fires: vec!["VaultTokenEnding"] }
 }
 
 async fn sweep_fails(cluster: &Cluster) -> Case {
