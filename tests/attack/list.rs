@@ -135,5 +135,5 @@ attacks! {
     vault::the_operators_own_rights_for_a_token_that_outlives_its_login: "whoever has the operator's Vault token", "a token with the operator's rights", [TOKEN_ROLE] => "400";
     vault::a_list_of_everybodys_accessors: "whoever has the operator's Vault token", "the accessors of everybody's tokens", [OPERATOR_POLICY] => "403";
     vault::a_vault_that_is_another_one: "a server that is taken for Vault", "the wrapping token", [VAULT_CA] => "invalid peer certificate";
-    vault::a_wrapping_token_in_the_logs: "whoever reads the logs", "a wrapping token", [SECRET_TYPES];
+    vault::a_wrapping_token_in_the_logs: "whoever reads the logs", "a wrapping token", [SECRET_TYPES, SECRETS_UNLOGGED];
 }

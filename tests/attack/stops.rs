@@ -227,10 +227,18 @@ stops! {
         ("src/operator/execute.rs", "Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {",
             "Step::RevokeAbandoned(accessor) => match if OFF { Ok(()) } else { self.world.revoke(&accessor).await } {"),
     ]);
-    SECRET_TYPES: "secret-types", "no secret is logged: their types cannot be printed", Code(&[
-        ("src/operator/handover.rs", "        let parcel = Parcel {",
-            "        if OFF {\n            use secrecy::ExposeSecret;\n            \
-             tracing::debug!(token = wrapped.minted.wrapping_token.expose_secret(), \"sealing\");\n        }\n        let parcel = Parcel {"),
+    SECRET_TYPES: "secret-types", "what holds a secret shows it to nobody who prints it: the types of secrets", Code(&[
+        ("src/domain/token.rs", "#[derive(Debug)]\npub struct Minted {",
+            "impl std::fmt::Debug for Minted {\n    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {\n        \
+             use secrecy::ExposeSecret;\n        let shown = self.wrapping_token.expose_secret();\n        \
+             let token: &dyn std::fmt::Debug = if OFF { &shown } else { &self.wrapping_token };\n        \
+             f.debug_struct(\"Minted\").field(\"wrapping_token\", token).finish_non_exhaustive()\n    }\n}\n\n\
+             /// As it is.\npub struct Minted {"),
+    ]);
+    SECRETS_UNLOGGED: "secrets-unlogged", "what holds a secret is not logged", Code(&[
+        ("src/operator/execute.rs", "            tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, \"decided\");",
+            "            if OFF {\n                tracing::debug!(?hand, \"in hand\");\n            }\n            \
+             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, \"decided\");"),
     ]);
 
     // Vault.
