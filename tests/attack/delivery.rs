@@ -196,6 +196,22 @@ async fn intercepted(arena: &Arena) -> (PodHandle, SecretString, VaultTokenReque
     (pod, stolen, request)
 }
 
+/// Whoever finds a wrapping token that nobody has used, once the operator has given its attempt up, or after a while.
+pub async fn a_wrapping_token_found_later(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let parcel = arena.offered(&asked).await.expect("an offer");
+    let given_up = async || {
+        let request = arena.request(&pod).await.expect("a request");
+        request.is_over() || request.status.is_some_and(|status| status.attempts > 1)
+    };
+    note(&format!("given up: {}", arena.comes(given_up).await));
+    // Whether it opens at all: that its token would be dead by then is another matter.
+    arena.unwrap(&parcel.wrapping_token).await.is_some()
+}
+
 /// Whoever got a wrapping token has used it, and wants that nobody hears of it.
 pub async fn a_wrapping_token_used_first_and_unnoticed(arena: &Arena) -> bool {
     let (_, stolen, request) = intercepted(arena).await;
