@@ -91,7 +91,11 @@ impl Arena {
         if definitions {
             self.apply_weakened("crds/vaultproject.io.yaml").await;
         }
-        if admission || definitions {
+        let roles = changed(|off| matches!(off, Off::Role(_)));
+        if roles {
+            self.apply_weakened("config/requester.yaml").await;
+        }
+        if admission || definitions || roles {
             tokio::time::sleep(SETTLING).await;
         }
         let mut wanted = settings.to_vec();
@@ -162,6 +166,7 @@ impl Arena {
             match stop.off {
                 Off::Admission(words) => documents.iter_mut().for_each(|document| let_pass(document, words)),
                 Off::Definition(words) => documents.iter_mut().for_each(|document| leave_out(document, words)),
+                Off::Role(verb) => documents.iter_mut().for_each(|document| allow(document, verb)),
                 _ => {}
             }
         }
@@ -543,6 +548,15 @@ fn let_pass(document: &mut Value, words: &str) {
         if said("message") || said("messageExpression") {
             rule["expression"] = json!("true");
         }
+    }
+}
+
+/// Adds a verb to the ClusterRole for workloads.
+fn allow(document: &mut Value, verb: &str) {
+    if document["metadata"]["name"] == "vault-token-requester"
+        && let Some(verbs) = document.pointer_mut("/rules/0/verbs").and_then(Value::as_array_mut)
+    {
+        verbs.push(json!(verb));
     }
 }
 

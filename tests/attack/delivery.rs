@@ -2,7 +2,7 @@
 
 use crate::arena::{Arena, is_refused, note};
 use crate::stranger::{Rogue, Taken, place, post, push, wrapped};
-use crate::support::{by_status, reason, request_for, token_of};
+use crate::support::{LIMIT, by_status, reason, request_for, token_of};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -123,17 +123,32 @@ pub async fn an_old_push_for_a_new_one(arena: &Arena) -> bool {
 }
 
 pub async fn an_answer_that_confirms_what_was_not_taken(arena: &Arena) -> bool {
-    let (pod, _listener, taken) = pushed(arena).await;
-    answer_without_receipt(taken, Outcome::Stored).await;
-    let told = |request: &VaultTokenRequest| request.phase() == Phase::Delivered || reason(request) == "PushFailed";
-    arena.until(&pod, "word of the answer", told).await.phase() == Phase::Delivered
+    races(arena, Outcome::Stored, |request| request.phase() == Phase::Delivered).await
 }
 
 pub async fn a_false_alarm(arena: &Arena) -> bool {
-    let (pod, _listener, taken) = pushed(arena).await;
-    answer_without_receipt(taken, Outcome::Intercepted).await;
-    let told = |request: &VaultTokenRequest| request.is_compromised() || reason(request) == "PushFailed";
-    arena.until(&pod, "word of the answer", told).await.is_compromised()
+    races(arena, Outcome::Intercepted, VaultTokenRequest::is_compromised).await
+}
+
+/// A listener that is faster than the init container, which waits beside him: whether the operator believes his answer. If not, the
+/// next push finds the init container, which is none the worse for it.
+async fn races(arena: &Arena, outcome: Outcome, is_believed: fn(&VaultTokenRequest) -> bool) -> bool {
+    let Detour { pod, init, between } = detour(arena).await;
+    answer_without_receipt(between.takes().await.expect("a push"), outcome).await;
+    let told = |request: &VaultTokenRequest| is_believed(request) || reason(request) == "PushFailed";
+    let believed = is_believed(&arena.until(&pod, "word of the answer", told).await);
+    if believed {
+        assert!(!pod.volume.join("token").exists(), "the init container has its token");
+        init.kill();
+        init.wait(LIMIT).await.expect("it ends");
+    } else {
+        let next = between.takes().await.expect("another push");
+        let (status, answer) = post(&pod, PUSH_PATH, &serde_json::to_string(&next.push).expect("JSON")).await;
+        next.answer(&status.to_string(), &answer).await;
+        arena.cluster.ended_well(&pod, &init).await;
+        assert!(arena.cluster.accepts(&token_of(&pod)).await);
+    }
+    believed
 }
 
 async fn answer_without_receipt(taken: Taken, outcome: Outcome) {
@@ -179,6 +194,22 @@ async fn intercepted(arena: &Arena) -> (PodHandle, SecretString, VaultTokenReque
     };
     let stolen = stolen.into_inner().expect("a token");
     (pod, stolen, request)
+}
+
+/// Whoever finds a wrapping token that nobody has used, once the operator has given its attempt up, or after a while.
+pub async fn a_wrapping_token_found_later(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let asked = arena.ask(&who, &pod, |_| ()).await.expect("its own request");
+    let parcel = arena.offered(&asked).await.expect("an offer");
+    let given_up = async || {
+        let request = arena.request(&pod).await.expect("a request");
+        request.is_over() || request.status.is_some_and(|status| status.attempts > 1)
+    };
+    note(&format!("given up: {}", arena.comes(given_up).await));
+    // Whether it opens at all: that its token would be dead by then is another matter.
+    arena.unwrap(&parcel.wrapping_token).await.is_some()
 }
 
 /// Whoever got a wrapping token has used it, and wants that nobody hears of it.

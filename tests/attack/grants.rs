@@ -195,3 +195,15 @@ pub async fn a_pod_that_asks_again_and_again(arena: &Arena) -> bool {
     assert!(arena.comes(async || issued().await || held().await).await, "neither is it served nor held");
     issued().await
 }
+
+/// A pod that puts each token away and lets its init container run again: whether it has two in the end that Vault takes.
+pub async fn a_token_beside_the_pods_newest_one(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let (pod, first) = arena.delivered(&namespace, "web", "shop-read").await;
+    std::fs::remove_file(pod.volume.join("token")).expect("removed");
+    arena.report(&pod).await;
+    let init = arena.init(&pod, &[]).await;
+    arena.cluster.ended_well(&pod, &init).await;
+    assert!(arena.cluster.accepts(&crate::support::token_of(&pod)).await, "the newest one");
+    !arena.comes(async || !arena.cluster.accepts(&first).await).await
+}

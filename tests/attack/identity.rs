@@ -274,6 +274,16 @@ async fn weakened(arena: &Arena, weaken: impl AsyncFnOnce()) -> bool {
     stolen.is_some()
 }
 
+/// With the role that workloads are given, and no other: the names of the others' requests, and what is in them.
+pub async fn requests_of_others_listed(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let (victim, _) = arena.delivered(&namespace, "victim", "shop-read").await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let name = request_name("victim", &victim.uid, 0);
+    arena.let_in(&name, async || who.says(&["get", "vtr", "-n", &namespace]).await).await
+}
+
 pub async fn the_admission_policy_removed_while_the_operator_runs(arena: &Arena) -> bool {
     weakened(arena, async || bound(arena, false).await).await
 }

@@ -68,6 +68,7 @@ attacks! {
     identity::a_pod_of_the_same_name_made_anew: "a pod that goes", "a request that lasts until another pod has its name", [POD_UID] => "PodUIDMismatch";
     identity::names_of_another_pods_requests: "a pod", "to squat the names of another pod's requests", [DEFINITION_NAME] => "metadata.name must be";
     identity::more_requests_than_a_pod_has_names_for: "a pod", "to flood etcd with requests", [DEFINITION_NAME] => "metadata.name must be";
+    identity::requests_of_others_listed: "a pod", "to list what others of its namespace have asked for", [REQUESTER_ROLE] => "cannot list resource";
     identity::the_admission_policy_removed_while_the_operator_runs: "whoever takes the admission policy away while the operator runs",
         "a request that nothing checks", [ADMISSION_COMPARED, ADMISSION_TRIED] => "AdmissionLacking";
     identity::the_admission_policy_merely_audited_while_the_operator_runs: "whoever lets the admission policy only watch while the operator runs",
@@ -100,6 +101,7 @@ attacks! {
     grants::an_annotation_as_long_as_a_book: "whoever may create pods", "an oversized annotation, to have it repeated everywhere", [CUT];
     grants::a_pod_that_asks_again_and_again: "a crash-looping or hostile pod", "to flood Vault with tokens", [BUDGET],
         [("VTO_POD_MINTS_PER_MINUTE", "2")];
+    grants::a_token_beside_the_pods_newest_one: "a crash-looping or hostile pod", "to keep a token for each time that its init container runs", [SUPERSEDED];
 
     delivery::a_push_read_on_its_way: "a neighbour on the network", "to read the push", [SEAL];
     delivery::a_status_read_by_others: "whoever may read requests", "to read the wrapping token in the status", [SEAL];
@@ -111,6 +113,7 @@ attacks! {
         [SEAL_SUBJECT, ACCESSOR, ABANDONED_REVOKED] => "403";
     delivery::an_answer_that_confirms_what_was_not_taken: "a second listener that is faster", "to confirm a delivery that was none", [RECEIPT];
     delivery::a_false_alarm: "a second listener that is faster", "to cry wolf", [RECEIPT, INTERCEPTION_CHECKED];
+    delivery::a_wrapping_token_found_later: "whoever comes by a wrapping token later", "to use it", [WRAPPING_TTL], [("VTO_WRAPPING_TTL", "1s")];
     delivery::a_wrapping_token_used_first_and_unnoticed: "whoever got the wrapping token", "to use it first, unnoticed", [INTERCEPTION_HEARD];
     delivery::a_second_token_for_whoever_has_intercepted_one: "whoever has intercepted one wrapping token of a pod", "the next one", [COMPROMISED_HELD];
     delivery::the_next_owner_of_a_pods_address: "the next owner of a pod's address, between mint and push", "the push", [POD_READ_FRESH, SEAL];
@@ -135,5 +138,5 @@ attacks! {
     vault::the_operators_own_rights_for_a_token_that_outlives_its_login: "whoever has the operator's Vault token", "a token with the operator's rights", [TOKEN_ROLE] => "400";
     vault::a_list_of_everybodys_accessors: "whoever has the operator's Vault token", "the accessors of everybody's tokens", [OPERATOR_POLICY] => "403";
     vault::a_vault_that_is_another_one: "a server that is taken for Vault", "the wrapping token", [VAULT_CA] => "invalid peer certificate";
-    vault::a_wrapping_token_in_the_logs: "whoever reads the logs", "a wrapping token", [SECRET_TYPES];
+    vault::a_wrapping_token_in_the_logs: "whoever reads the logs", "a wrapping token", [SECRET_TYPES, SECRETS_UNLOGGED];
 }

@@ -27,6 +27,8 @@ pub enum Off {
     Vault(&'static str, &'static str),
     /// By a setting of the operator.
     Setting(&'static str, &'static str),
+    /// By a ClusterRole for workloads that has this verb, too.
+    Role(&'static str),
 }
 
 impl PartialEq for Stop {
@@ -38,7 +40,7 @@ impl PartialEq for Stop {
 impl Stop {
     /// Whether the API server enforces it, which may take a moment to go by what was written.
     pub const fn is_in_the_api_server(&self) -> bool {
-        matches!(self.off, Off::Admission(_) | Off::Definition(_))
+        matches!(self.off, Off::Admission(_) | Off::Definition(_) | Off::Role(_))
     }
 }
 
@@ -50,7 +52,7 @@ macro_rules! stops {
     };
 }
 
-use Off::{Admission, Code, Definition, Setting, Vault};
+use Off::{Admission, Code, Definition, Role, Setting, Vault};
 
 stops! {
     // The API server.
@@ -64,6 +66,8 @@ stops! {
     DEFINITION_IMMUTABLE: "definition-immutable", "the definition: the spec is immutable", Definition("self == oldSelf");
     DEFINITION_EMPTY: "definition-empty", "the definition: a selector selects by something", Definition("minProperties");
     DEFINITION_LABELS: "definition-labels", "the definition: selectors go by labels that no tenant can set", Definition("label.startsWith('vaultproject.io/')");
+
+    REQUESTER_ROLE: "requester-role", "the ClusterRole for workloads: to create and to get, and nothing else", Role("list");
 
     // The operator, about the API server.
     ADMISSION_COMPARED: "admission-compared", "the operator compares the admission policies word for word", Code(&[
@@ -149,6 +153,10 @@ stops! {
     BUDGET: "budget", "a budget of tokens for each pod", Code(&[
         ("src/operator/budget.rs", "        if self.taken.fetch_add", "        if OFF {\n            return Ok(());\n        }\n        if self.taken.fetch_add"),
     ]);
+    SUPERSEDED: "superseded", "a pod's older token is revoked once a newer one is delivered", Code(&[
+        ("src/domain/plan.rs", "    if let Some(newer) = observed.superseded_by {\n        return Some(superseded(newer));",
+            "    if let Some(newer) = observed.superseded_by.filter(|_| !OFF) {\n        return Some(superseded(newer));"),
+    ]);
     QUOTED: "quoted", "foreign text is shown with its control characters escaped", Code(&[
         ("src/text.rs", "cut(value, MAX_QUOTED, |c| c.escape_debug().collect())",
             "cut(value, MAX_QUOTED, |c| if OFF { c.to_string() } else { c.escape_debug().collect() })"),
@@ -227,10 +235,19 @@ stops! {
         ("src/operator/execute.rs", "Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {",
             "Step::RevokeAbandoned(accessor) => match if OFF { Ok(()) } else { self.world.revoke(&accessor).await } {"),
     ]);
-    SECRET_TYPES: "secret-types", "no secret is logged: their types cannot be printed", Code(&[
-        ("src/operator/handover.rs", "        let parcel = Parcel {",
-            "        if OFF {\n            use secrecy::ExposeSecret;\n            \
-             tracing::debug!(token = wrapped.minted.wrapping_token.expose_secret(), \"sealing\");\n        }\n        let parcel = Parcel {"),
+    WRAPPING_TTL: "wrapping-ttl", "a wrapping token ends soon (`--wrapping-ttl`)", Setting("VTO_WRAPPING_TTL", "600s");
+    SECRET_TYPES: "secret-types", "what holds a secret shows it to nobody who prints it: the types of secrets", Code(&[
+        ("src/domain/token.rs", "#[derive(Debug)]\npub struct Minted {",
+            "impl std::fmt::Debug for Minted {\n    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {\n        \
+             use secrecy::ExposeSecret;\n        let shown = self.wrapping_token.expose_secret();\n        \
+             let token: &dyn std::fmt::Debug = if OFF { &shown } else { &self.wrapping_token };\n        \
+             f.debug_struct(\"Minted\").field(\"wrapping_token\", token).finish_non_exhaustive()\n    }\n}\n\n\
+             /// As it is.\npub struct Minted {"),
+    ]);
+    SECRETS_UNLOGGED: "secrets-unlogged", "what holds a secret is not logged", Code(&[
+        ("src/operator/execute.rs", "            tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, \"decided\");",
+            "            if OFF {\n                tracing::debug!(?hand, \"in hand\");\n            }\n            \
+             tracing::debug!(request = request.name_any(), phase = %request.phase(), ?step, \"decided\");"),
     ]);
 
     // Vault.

@@ -110,6 +110,8 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
     let app = &containers(&pod)[0];
     assert_eq!(mounted(app, TOKEN), Some(("vault-token".into(), true)));
     assert_eq!(mounted(app, "/etc/vault"), Some(("vault-ca".into(), true)));
+    let mounts = app.volume_mounts.iter().flatten();
+    assert!(mounts.into_iter().all(|mount| mount.name != "vault-api-access"), "init's API token is in init alone");
     assert_eq!(setting(app, "VAULT_ADDR").as_deref(), Some("https://vault:8200"));
     assert_eq!((setting(app, "VTO_TIMEOUT"), setting(app, "VTO_FILE_MODE")), (None, None));
     let annotations = pod.metadata.annotations.as_ref().expect("annotations");
