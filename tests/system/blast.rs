@@ -53,6 +53,29 @@ async fn a_workloads_token_does_what_its_policies_say_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_workloads_token_whose_policy_names_the_making_of_tokens_has_children_that_die_with_it() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("blast-children").await;
+    let makes = json!({ "policy": "path \"auth/token/create\" { capabilities = [\"update\"] }" });
+    cluster.vault().must(Method::PUT, "sys/policies/acl/shop-makes", Some(&makes)).await.expect("a policy");
+    let stolen = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read,shop-makes", "1h")).await;
+    let order = json!({ "policies": ["shop-read"] });
+    let (status, made) = asked(cluster, &stolen.token, &(Method::POST, "auth/token/create", order.clone())).await;
+    assert_eq!(status, StatusCode::OK, "what is named in full goes before a wildcard of the base policy: {made}");
+    let child: SecretString = made["auth"]["client_token"].as_str().expect("a token").to_owned().into();
+    assert!(cluster.accepts(&child).await);
+    let itself = (Method::POST, "auth/token/renew-self", Value::Null);
+    assert_eq!(asked(cluster, &child, &itself).await.0, StatusCode::FORBIDDEN);
+    for path in ["auth/token/create-orphan", "auth/token/create/vault-token-operator-main"] {
+        let (status, answer) = asked(cluster, &stolen.token, &(Method::POST, path, order.clone())).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {answer}");
+    }
+    cluster.kubelet.remove(cluster.plane(), &stolen.pod).await.expect("removed");
+    cluster.until_dead(stolen.accessor()).await;
+    cluster.until_dead(made["auth"]["accessor"].as_str().expect("an accessor")).await;
+}
+
+#[tokio::test]
 async fn the_operators_token_makes_tokens_within_its_roles_and_reads_no_secret() {
     let cluster = shared().await;
     let namespace = cluster.namespace("blast-operator").await;
