@@ -348,7 +348,7 @@ async fn ending(cluster: &Cluster) -> Case {
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "40s")).await;
     let after = until(cluster, "a token is ending", |scrape| scrape.value("tokens_ending") == 1.0).await;
     cluster.until_described("pod", "web", &namespace, "TokenEnding").await;
-    bound("768h").await;
+    bound("8760h").await;
     cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
     cluster.until_phase(&delivered.pod, Phase::Revoked).await;
     Case { name: "a token comes to its end", before, after, fires: vec!["VaultTokenEnding"] }

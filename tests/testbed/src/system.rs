@@ -335,7 +335,7 @@ async fn tell_vault(testbed: &Testbed) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is written to Vault by that, path by path: policies, then roles.
+/// What is written to Vault by that, path by path: policies, roles, and how long tokens may live in all.
 pub fn vault_setup() -> Result<Vec<(String, Value)>, Error> {
     let folder = project::root().join("config/vault");
     let read = |name: &str| {
@@ -357,6 +357,7 @@ pub fn vault_setup() -> Result<Vec<(String, Value)>, Error> {
         let role = serde_json::from_str(&read(file)?);
         setup.push((path, role.map_err(|error| Error::path("could not read", &folder.join(file))(error.into()))?));
     }
+    setup.push(("sys/auth/token/tune".to_owned(), json!({ "max_lease_ttl": "8760h" })));
     Ok(setup)
 }
 
