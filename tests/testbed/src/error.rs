@@ -135,7 +135,8 @@ impl Error {
 
     /// Whether a component ended because another process had taken its port meanwhile.
     pub(crate) fn port_was_taken(&self) -> bool {
-        matches!(self, Self::Ended { tail, .. } if tail.contains("address already in use"))
+        // Go and Rust write it differently.
+        matches!(self, Self::Ended { tail, .. } if tail.to_lowercase().contains("address already in use"))
     }
 }
 
