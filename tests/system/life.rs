@@ -1,7 +1,8 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
-use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, condition, reason, request_for, shared, token_of};
 use futures::stream::{self, StreamExt};
+use kube::api::PostParams;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -87,6 +88,34 @@ async fn a_token_lives_no_longer_in_all_than_vaults_max_lease_ttl_and_its_end_is
     // It had ten seconds more each time, and a look that fails of it comes soon after the last of them; on a busy machine, later.
     let life = noticed.duration_since(issued);
     assert!((16..40).contains(&life.as_secs()), "it lived for {life:#}");
+}
+
+#[tokio::test]
+async fn rule_10_a_pod_that_says_nothing_of_its_tokens_keeps_the_newest_alone() {
+    const REQUESTS: u8 = 3;
+    let cluster = shared().await;
+    let namespace = cluster.namespace("quiet").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+    // Nobody says what becomes of their wrapping tokens.
+    for digit in 0..REQUESTS {
+        let mut request = request_for(&pod, digit);
+        request["spec"]["sequence"] = json!(digit + 1);
+        let request = serde_json::from_value(request).expect("a request");
+        cluster.requests(&namespace).create(&PostParams::default(), &request).await.expect("created");
+    }
+    cluster.until_live(&namespace, REQUESTS.into()).await;
+    // An init container that ends well has had a token, as far as anybody can tell.
+    cluster.kubelet.report_running(cluster.plane(), &pod).await.expect("a status");
+    cluster.until_live(&namespace, 1).await;
+    let newest = cluster.request(&pod, REQUESTS - 1).await.expect("a request").status.expect("a status");
+    assert!(cluster.lives(&newest.token_accessor.expect("an accessor")).await, "an older one is left");
+    cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
+    cluster.until_live(&namespace, 0).await;
+    for digit in 0..REQUESTS - 1 {
+        let older = cluster.request(&pod, digit).await;
+        assert!(older.is_none_or(|older| reason(&older) == "Superseded"), "request {digit}");
+    }
 }
 
 #[tokio::test]
