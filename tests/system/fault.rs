@@ -1,9 +1,9 @@
 //! Calls that break: before or after the server has acted, with each kind of answer. Whatever broke, a pod has exactly one live
 //! token in the end, and none when it is gone.
 
-use crate::support::{Cluster, LIMIT, alone, request_for, token_of};
+use crate::support::{Cluster, LIMIT, alone, name, request_for, token_of};
 use futures::stream::{self, StreamExt};
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -322,6 +322,30 @@ async fn i7_a_token_whose_record_and_delivery_were_not_answered_is_not_taken_bac
         let unanswered = lines.iter().any(|line| line["step"] == step && line["answered"] == false);
         assert!(unanswered, "{step}: {lines:#?}");
     }
+}
+
+#[tokio::test]
+async fn rule_3_a_record_is_refused_if_the_request_was_changed_since_the_intent_and_its_token_revoked() {
+    let (cluster, _guard) = alone().await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
+    let namespace = cluster.namespace("changed-midway").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // Time enough for somebody else to write.
+    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(5)));
+    let init = cluster.init(&pod).await;
+    let request = cluster.until_phase(&pod, Phase::Minting).await;
+    let label = Patch::Merge(json!({ "metadata": { "labels": { "changed": "meanwhile" } } }));
+    let requests = cluster.requests(&namespace);
+    requests.patch(&name(&request), &PatchParams::default(), &label).await.expect("changed");
+    let uid = request.metadata.uid.expect("a UID");
+    let line = cluster.until_audited("request_uid", &uid, "UnrecordedRevoked").await;
+    cluster.ended_well(&pod, &init).await;
+    traps.assert_sprung();
+    let delivered = cluster.until_phase(&pod, Phase::Delivered).await.status.expect("a status");
+    assert_eq!(delivered.attempts, 2, "{delivered:#?}");
+    assert_ne!(line["token_accessor"].as_str(), delivered.token_accessor.as_deref());
+    cluster.until_live(&namespace, 1).await;
+    assert!(cluster.accepts(&token_of(&pod)).await, "I7");
 }
 
 #[tokio::test]

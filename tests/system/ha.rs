@@ -240,7 +240,10 @@ async fn i7_two_replicas_that_both_lead_and_act_at_once_do_no_harm() {
         if settled && delivered.len() == alive.len() {
             break delivered;
         }
-        assert!(Instant::now() < deadline, "{delivered:#?} {over:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "not one Delivered for each pod, and all others over:\n{delivered:#?} {over:#?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     // And each has seen Vault through once more.
