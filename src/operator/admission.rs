@@ -310,5 +310,7 @@ mod tests {
         assert_eq!(since(Some(&seen(300, 1, None)), &whole, at(500)), at(300), "what is known stays known");
         assert_eq!(since(Some(&whole), &seen(100, 3, None), at(500)), at(500), "changed and changed back");
         assert_eq!(since(Some(&seen(100, 1, Some("let in"))), &whole, at(500)), at(500), "nothing was checked");
+        let mended = seen(600, 2, None);
+        assert_eq!(since(Some(&seen(100, 1, Some("let in"))), &mended, at(500)), at(600), "our clock is behind");
     }
 }
