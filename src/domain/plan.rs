@@ -389,9 +389,10 @@ fn hand_over(observed: &Observed<'_>, status: &VaultTokenRequestStatus, wrapped:
         return if confirmed { Step::Hear(answer.clone()) } else { Step::Disbelieve };
     }
     if observed.now >= wrapped.minted.wrapping_expires_at {
-        let status = observed.request.status.as_ref();
-        let last = status.and_then(|status| super::status::message(status, ConditionType::Delivered));
-        let last = last.map(|message| format!(" (last: {message})")).unwrap_or_default();
+        // Of this attempt: what came of the one before has its own words.
+        let pushed = status.condition(ConditionType::Delivered);
+        let pushed = pushed.filter(|condition| condition.reason == Reason::PushFailed.as_str());
+        let last = pushed.map(|condition| format!(" (last: {})", condition.message)).unwrap_or_default();
         return Step::Abandon(Why::new(
             Reason::AttemptAbandoned,
             format!("the wrapping token expired before it was delivered{last}"),

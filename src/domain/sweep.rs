@@ -113,11 +113,11 @@ pub fn kept(
     if facts.uid != claim.pod_uid || facts.finished {
         return None;
     }
-    // A request that is as new as this token's, and says what became of the pod's token since.
+    // A request that is as new as this token's, and by which the pod has had a token, whatever has become of that since.
     let explains = |request: &VaultTokenRequest| {
         request.spec.pod_uid == claim.pod_uid
             && request.spec.sequence >= claim.request_sequence
-            && (request.phase() == Phase::Delivered || request.metadata.deletion_timestamp.is_some())
+            && request.status.as_ref().is_some_and(|status| status.delivered_at.is_some())
     };
     let explained = requests.iter().any(explains);
     match judgement {
@@ -244,14 +244,20 @@ mod tests {
             let mut request = request();
             request.spec.pod_uid = "p".to_owned();
             request.spec.sequence = sequence;
-            request.status = Some(VaultTokenRequestStatus { phase: Some(phase), ..Default::default() });
+            let delivered_at = (phase == Phase::Delivered).then_some(Time(Timestamp::UNIX_EPOCH));
+            request.status = Some(VaultTokenRequestStatus { phase: Some(phase), delivered_at, ..Default::default() });
+            request
+        };
+        let deleted = |mut request: VaultTokenRequest| {
+            request.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
             request
         };
         let keeps = |judgement, pod: &Observation, requests: &[VaultTokenRequest]| {
             kept(&claim(), judgement, pod, requests).is_some()
         };
         let explained = [numbered(7, Phase::Delivered)];
-        for unsaid in [&[][..], &[numbered(7, Phase::Issued)], &[numbered(6, Phase::Delivered)]] {
+        let going = [deleted(numbered(8, Phase::Issued))];
+        for unsaid in [&[][..], &[numbered(7, Phase::Issued)], &[numbered(6, Phase::Delivered)], &going] {
             assert!(keeps(Judgement::Revoke, &running, unsaid), "{unsaid:?}");
             assert!(!keeps(Judgement::Revoke, &initializing, unsaid), "its request says that the attempt is over");
             for pod in [&running, &initializing] {

@@ -75,7 +75,8 @@ stops! {
             "Err(_) if OFF => {}\nErr(why) => return Ok(Seen { lacking: Some(why), ..seen }),"),
         ("src/operator/admission.rs", "if let Err(why) = self.find(expected).await? {",
             "if let Err(why) = self.find(expected).await? && !OFF {"),
-        ("src/operator/admission.rs", "Some(_) => now,", "Some(last) if OFF => last.since,\nSome(_) => now,"),
+        ("src/operator/admission.rs", "Some(_) => now.max(seen.since),",
+            "Some(last) if OFF => last.since,\nSome(_) => now.max(seen.since),"),
     ]);
     ADMISSION_TRIED: "admission-tried", "the operator tries what the admission policy forbids", Code(&[
         ("src/operator/admission.rs", "seen.lacking = self.try_what_is_forbidden().await?;",

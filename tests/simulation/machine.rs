@@ -59,7 +59,7 @@ pub enum Action {
     DeleteRequest { request: u8 },
     /// A message whose sender has given up on it arrives.
     Land { message: u8 },
-    /// The create that a killed init container had sent arrives.
+    /// The create that a killed init container had sent arrives, after its successor's.
     LateRequest { pod: u8 },
     /// etcd is backed up.
     Backup,
@@ -325,7 +325,7 @@ impl Machine {
             }
             Action::Land { message } => self.model().land(message.into()),
             Action::LateRequest { pod } => self.with_pod(pod, |model, number| {
-                model.create(number);
+                model.create(number, true);
             }),
             Action::Backup => self.model().back_up(),
             Action::Restore => {

@@ -352,22 +352,26 @@ impl Model {
             }
             self.pods[number].file = None;
         }
-        let Some(request) = self.create(number) else { return };
+        let Some(request) = self.create(number, false) else { return };
         self.pods[number].init = Init::Waiting { request, held: None };
     }
 
-    /// A request of a pod, as its init container creates it; gives its name and UID.
-    pub fn create(&mut self, number: usize) -> Option<(String, String)> {
+    /// A request of a pod, as its init container creates it; gives its name and UID. A `late` one was numbered before the newest that is
+    /// there: whoever asks takes a higher number than all that he finds.
+    pub fn create(&mut self, number: usize, late: bool) -> Option<(String, String)> {
         let pod = self.pods.get(number).filter(|pod| pod.alive())?;
         let (pod_name, pod_uid) = (pod.name.clone(), pod.uid.clone());
         let mut names = (0..REQUESTS_PER_POD).map(|digit| request_name(&pod_name, &pod_uid, digit));
         let name = names.find(|name| !self.requests.contains_key(name))?;
         let serial = self.serial();
         let status_delivery = serial.is_multiple_of(3);
+        let sequence = i64::try_from(serial * 2).expect("a number");
+        let own = self.requests.values().filter(|request| request.spec.pod_uid == pod_uid);
+        let newest = own.map(|request| request.spec.sequence).max().filter(|_| late);
         let spec = VaultTokenRequestSpec {
             pod_name,
             pod_uid,
-            sequence: i64::try_from(serial).expect("a number"),
+            sequence: newest.map_or(sequence, |newest| newest - 1),
             init_container: "vault-init".to_owned(),
             public_key: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
             delivery: if status_delivery { Delivery::Status } else { Delivery::Push },
@@ -391,6 +395,13 @@ impl Model {
     /// The requests are what they were; pods, processes and tokens are what they are.
     pub fn restore(&mut self) {
         if let Some(backup) = self.backup.take() {
+            // It takes longer than any call: what was to be revoked by what etcd said before is dead by then.
+            for late in std::mem::take(&mut self.late) {
+                match late {
+                    Late::Revoke(accessor) => self.revoke(&accessor),
+                    late => self.late.push(late),
+                }
+            }
             self.requests = backup;
             self.restored = true;
         }

@@ -50,7 +50,8 @@ async fn a_sealed_vault_makes_pods_wait_and_tokens_die_late_but_surely() {
 async fn init_containers_that_cannot_be_reached_or_cannot_reach_vault_use_up_their_attempts_and_leave_no_token() {
     let (cluster, _guard) = alone().await;
     cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_WRAPPING_TTL", "1s")]).await.expect("the operator starts");
+    // Long enough for a push in each attempt, on a busy machine, too.
+    cluster.system.start_operator(&[("VTO_WRAPPING_TTL", "3s")]).await.expect("the operator starts");
     let namespace = cluster.namespace("unreachable").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
