@@ -155,8 +155,8 @@ stops! {
         ("src/operator/budget.rs", "        if self.taken.fetch_add", "        if OFF {\n            return Ok(());\n        }\n        if self.taken.fetch_add"),
     ]);
     SUPERSEDED: "superseded", "a pod's older token is revoked once a newer one is delivered", Code(&[
-        ("src/domain/plan.rs", "    if let Some(newer) = observed.superseded_by {\n        return Some(superseded(newer));",
-            "    if let Some(newer) = observed.superseded_by.filter(|_| !OFF) {\n        return Some(superseded(newer));"),
+        ("src/domain/plan.rs", "    if let Some(newer) = &observed.siblings.superseded_by {\n        return Some(superseded(newer));",
+            "    if let Some(newer) = observed.siblings.superseded_by.as_ref().filter(|_| !OFF) {\n        return Some(superseded(newer));"),
     ]);
     QUOTED: "quoted", "foreign text is shown with its control characters escaped", Code(&[
         ("src/text.rs", "cut(value, MAX_QUOTED, |c| c.escape_debug().collect())",
