@@ -32,9 +32,9 @@ crds:
 ci:
     .ci/run
 
-# A million schedules of each kind (about ten minutes); SIMULATION_SEED repeats a run.
+# A million schedules of each kind (about a quarter of an hour); SIMULATION_SEED repeats a run.
 simulate schedules="1000000":
-    SIMULATION_SCHEDULES={{ schedules }} cargo test --test simulation
+    SIMULATION_SCHEDULES={{ schedules }} cargo test --profile fuzz --test simulation
 
 # Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (about an hour and a half); needs a C++ compiler.
 fuzz executions="10000000" *targets:
