@@ -101,6 +101,11 @@ pub fn judge(claim: &Claim, request: Option<&VaultTokenRequest>) -> Judgement {
     }
 }
 
+/// Whether the token's pod is alive.
+pub fn pod_lives(claim: &Claim, pod: &Observation) -> bool {
+    matches!(pod, Observation::Present(facts) if facts.uid == claim.pod_uid && !facts.finished)
+}
+
 /// Why a token is kept that no request records, by a fresh read of its pod and of all of the pod's requests: the pod may well be using
 /// it, and the requests are older than they were, as after a restore of etcd (rule 10).
 pub fn kept(
@@ -110,7 +115,7 @@ pub fn kept(
     requests: &[VaultTokenRequest],
 ) -> Option<&'static str> {
     let Observation::Present(facts) = pod else { return None };
-    if facts.uid != claim.pod_uid || facts.finished {
+    if !pod_lives(claim, pod) {
         return None;
     }
     // A request that is as new as this token's, and by which the pod has had a token, whatever has become of that since.

@@ -3,7 +3,7 @@
 use super::world::World;
 use crate::api::{REQUESTS_PER_POD, Reason, VaultTokenRequest, request_name};
 use crate::cluster;
-use crate::domain::sweep::{Claim, Judgement, TokenFacts, judge, kept};
+use crate::domain::sweep::{Claim, Judgement, TokenFacts, judge, kept, pod_lives};
 use crate::vault;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -177,7 +177,9 @@ impl Sweeper {
     /// Why a token is kept for now that no request records, and what a person can do about it (rule 10).
     async fn kept(&self, world: &impl World, claim: &Claim, judgement: Judgement) -> Result<Option<String>, Error> {
         let pod = world.pod(&claim.namespace, &claim.pod_name, &claim.init_container).await?;
-        let why = kept(claim, judgement, &pod, &requests_of(world, claim).await?);
+        // Where the pod is gone, its requests need not be read: they are ten.
+        let requests = if pod_lives(claim, &pod) { requests_of(world, claim).await? } else { Vec::new() };
+        let why = kept(claim, judgement, &pod, &requests);
         Ok(why.map(|why| format!("{why}; {RESTORED}")))
     }
 
