@@ -146,6 +146,14 @@ impl Rules {
         self.namespaces.iter().filter(reached).count()
     }
 
+    /// The namespaces that a subject reaches, by name.
+    pub fn namespaces_of(&self, subject: &Subject) -> Vec<&str> {
+        let reached = self.namespaces.iter().filter(|(name, labels)| reaches(subject, name, labels));
+        let mut names: Vec<_> = reached.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// What a binding's subjects select and no namespace matches: one phrase for each such subject.
     pub fn unmatched(&self, spec: &VaultPolicyBindingSpec) -> Vec<String> {
         let phrase = |(index, subject): (usize, &Subject)| match (&subject.namespaces, &subject.namespace_selector) {

@@ -2,14 +2,16 @@
 
 use super::lease::Leadership;
 use super::rulebook::{Edition, Rulebook};
-use crate::api::{BindingReason, VaultPolicyBinding, VaultPolicyBindingStatus};
+use crate::api::{BindingReason, VaultPolicyBinding, VaultPolicyBindingSpec, VaultPolicyBindingStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::grant::Limits;
-use crate::domain::rules::Rule;
+use crate::domain::rules::{Rule, Rules};
 use crate::vault::TokenStore;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use serde_json::json;
 use std::collections::HashMap;
@@ -17,6 +19,9 @@ use std::time::Duration;
 
 /// How often it is looked whether Vault has the token roles.
 const RECHECK: Duration = Duration::from_secs(60);
+
+/// Service accounts are looked for in the namespaces of a subject that has no more of them.
+const LOOKED_INTO: usize = 16;
 
 /// What the statuses are made of.
 pub struct Statuses {
@@ -62,7 +67,11 @@ impl Statuses {
                     if !roles.contains_key(&rule.token_role) {
                         roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
                     }
-                    let unmatched = edition.rules.unmatched(&binding.spec);
+                    let mut unmatched = edition.rules.unmatched(&binding.spec);
+                    match self.unaccounted(&edition.rules, &binding.spec).await {
+                        Ok(accounts) => unmatched.extend(accounts),
+                        Err(error) => tracing::warn!(%error, binding = name, "cannot look for its service accounts"),
+                    }
                     judge(&rule, reach, &unmatched, roles[&rule.token_role])
                 }
             };
@@ -75,6 +84,37 @@ impl Statuses {
                 tracing::warn!(%error, binding = name, "cannot write the status of a binding yet");
             }
         }
+    }
+
+    /// The service accounts that subjects name and none of their namespaces has: one phrase for each such subject.
+    async fn unaccounted(&self, rules: &Rules, spec: &VaultPolicyBindingSpec) -> Result<Vec<String>, Error> {
+        let mut phrases = Vec::new();
+        for (index, subject) in spec.subjects.iter().enumerate() {
+            let namespaces = rules.namespaces_of(subject);
+            if namespaces.is_empty() || namespaces.len() > LOOKED_INTO {
+                continue;
+            }
+            let mut missing = Vec::new();
+            for account in subject.service_accounts.iter().filter(|account| *account != "*") {
+                if !self.has_account(&namespaces, account).await? {
+                    missing.push(account.as_str());
+                }
+            }
+            if !missing.is_empty() {
+                phrases.push(format!("subjects[{index}]: there is no service account {}", missing.join(" and no ")));
+            }
+        }
+        Ok(phrases)
+    }
+
+    async fn has_account(&self, namespaces: &[&str], account: &str) -> Result<bool, Error> {
+        for namespace in namespaces {
+            let accounts: Api<PartialObjectMeta<ServiceAccount>> = Api::namespaced(self.client.clone(), namespace);
+            if bounded(accounts.get_opt(account)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn look_for(&self, role: &str) -> Role {
@@ -102,7 +142,7 @@ enum Role {
     Hidden,
 }
 
-/// `unmatched`: what its subjects select and no namespace matches.
+/// `unmatched`: what its subjects name and the cluster does not have.
 fn judge(rule: &Rule, reach: usize, unmatched: &[String], role: Role) -> (&'static str, BindingReason, String) {
     let name = &rule.token_role;
     let (ready, reason, mut message) = match role {

@@ -47,7 +47,8 @@ impl Budget {
             self.pods.retain_recent();
             self.namespaces.retain_recent();
         }
-        // The pod first: a pod over its own budget takes nothing from its namespace's.
+        // The pod first: a pod over its own budget takes nothing from its namespace's. Where the namespace's is used up, the try costs
+        // the pod all the same, so that many that wait for it do not all come at once again and again.
         self.pods
             .check_key(&pod_uid.to_owned())
             .and_then(|()| self.namespaces.check_key(&namespace.to_owned()))

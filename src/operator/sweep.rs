@@ -87,6 +87,8 @@ impl Sweeper {
         let mut report = Report { listed: listed.len(), ..Report::default() };
         let mut orphans = Vec::new();
         let (mut read, mut forbidden) = (0, None);
+        // Where the request itself says that the attempt is over, nothing was lost: an outage of Vault leaves as many as it likes.
+        let (mut closed, mut unexplained) = (0, 0);
         for accessor in listed.iter().filter(|accessor| !recorded(accessor)) {
             if self.foreign.contains(&hash(accessor)) {
                 continue;
@@ -119,7 +121,13 @@ impl Sweeper {
                 request => request?,
             };
             let judgement = judge(&claim, request.as_ref());
-            if judgement != Judgement::Keep {
+            match judgement {
+                Judgement::Keep => continue,
+                Judgement::Revoke => closed += 1,
+                Judgement::Unclaimed | Judgement::Forgotten => unexplained += 1,
+            }
+            // Where there are too many, some examples will do; they are counted on.
+            if judgement == Judgement::Revoke || unexplained <= self.limit.max(EXAMPLES) {
                 orphans.push((claim, judgement));
             }
         }
@@ -128,18 +136,16 @@ impl Sweeper {
         {
             return Err(Error::NotPermitted(error));
         }
-        report.orphans = orphans.len();
-        // Where the request itself says that the attempt is over, nothing was lost: an outage of Vault leaves as many as it likes.
-        let unexplained = orphans.iter().filter(|(_, judgement)| *judgement != Judgement::Revoke).count();
+        report.orphans = closed + unexplained;
         if unexplained > self.limit {
             report.stopped = Some(format!(
-                "{} tokens have no request, more than can be left by accident ({}): were the requests restored from a \
+                "{} tokens have no request that knows of them, more than can be left by accident ({}): were the requests restored from a \
                  backup, or deleted with their finalizers removed? Nothing was revoked. If they are to be revoked, start the \
                  operator with --sweep-limit {0}",
                 unexplained, self.limit
             ));
             let some = orphans.into_iter().filter(|(_, judgement)| *judgement != Judgement::Revoke).take(EXAMPLES);
-            let why = "has no request, as too many others have none";
+            let why = "has no request that knows of it, as too many others have none";
             report.kept = some.map(|(claim, _)| (claim, why.to_owned())).collect();
             return Ok(report);
         }

@@ -6,7 +6,7 @@ use crate::who::Who;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use testbed::kubelet::{PodHandle, PodSpec};
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 /// The policies of the token that a pod gets which asks for these; none, if it is refused.
 async fn gets(arena: &Arena, namespace: &str, name: &str, policies: &str) -> Option<Vec<String>> {
@@ -147,6 +147,34 @@ pub async fn a_token_that_was_taken_and_never_confirmed(arena: &Arena) -> bool {
     let said = arena.cluster.kubectl(&["delete", "vpb", &namespace]).await;
     assert!(said.contains("deleted"), "{said}");
     !arena.comes(async || !arena.cluster.accepts(&token).await).await
+}
+
+/// A pod that asks by several of its names, opens all that comes of it, and says nothing: whether it is left with more than one token.
+pub async fn tokens_taken_by_every_name_and_never_confirmed(arena: &Arena) -> bool {
+    let namespace = arena.namespace(&["shop-read"]).await;
+    let pod = arena.initializing(&namespace, "web", "shop-read").await;
+    let who = arena.who(&namespace, Some(&pod)).await;
+    let mut tokens = Vec::new();
+    for digit in 0..3 {
+        let numbered = |request: &mut Value| {
+            request["metadata"]["name"] = json!(request_name(&pod.name, &pod.uid, digit));
+            request["spec"]["sequence"] = json!(digit + 1);
+        };
+        let asked = arena.ask(&who, &pod, numbered).await.expect("its own request");
+        tokens.push(arena.take(&asked).await.expect("a token"));
+    }
+    arena.cluster.kubelet.report_running(arena.cluster.plane(), &pod).await.expect("a status");
+    let others_ended = async || {
+        for token in &tokens[..2] {
+            if arena.cluster.accepts(token).await {
+                return false;
+            }
+        }
+        true
+    };
+    let stopped = arena.comes(others_ended).await;
+    assert!(arena.cluster.accepts(&tokens[2]).await, "the newest one, which the app may be using");
+    !stopped
 }
 
 /// A pod that is denied for an annotation like this, and what people are shown of it.

@@ -102,6 +102,7 @@ attacks! {
     grants::a_pod_that_asks_again_and_again: "a crash-looping or hostile pod", "to flood Vault with tokens", [BUDGET],
         [("VTO_POD_MINTS_PER_MINUTE", "2")];
     grants::a_token_beside_the_pods_newest_one: "a crash-looping or hostile pod", "to keep a token for each time that its init container runs", [SUPERSEDED];
+    grants::tokens_taken_by_every_name_and_never_confirmed: "a hostile pod", "to take a token by each of its names, and say nothing of them", [NEWEST_ALONE];
 
     delivery::a_push_read_on_its_way: "a neighbour on the network", "to read the push", [SEAL];
     delivery::a_status_read_by_others: "whoever may read requests", "to read the wrapping token in the status", [SEAL];

@@ -158,6 +158,10 @@ stops! {
         ("src/domain/plan.rs", "    if let Some(newer) = &observed.siblings.superseded_by {\n        return Some(superseded(newer));",
             "    if let Some(newer) = observed.siblings.superseded_by.as_ref().filter(|_| !OFF) {\n        return Some(superseded(newer));"),
     ]);
+    NEWEST_ALONE: "newest-alone", "of tokens that a pod has said nothing of, the newest alone is kept", Code(&[
+        ("src/domain/plan.rs", "        if let Some(newer) = &observed.siblings.outdone_by {",
+            "        if let Some(newer) = observed.siblings.outdone_by.as_ref().filter(|_| !OFF) {"),
+    ]);
     QUOTED: "quoted", "foreign text is shown with its control characters escaped", Code(&[
         ("src/text.rs", "cut(value, MAX_QUOTED, |c| c.escape_debug().collect())",
             "cut(value, MAX_QUOTED, |c| if OFF { c.to_string() } else { c.escape_debug().collect() })"),

@@ -288,6 +288,33 @@ async fn a_binding_names_the_subjects_that_match_no_namespace() {
 }
 
 #[tokio::test]
+async fn a_service_account_that_a_binding_names_and_nobody_has_is_told() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("accounts").await;
+    let other = cluster.namespace("accounts-other").await;
+    let subjects = json!([
+        { "namespaces": [namespace], "serviceAccounts": ["default", "wbe", "dbb"] },
+        { "namespaces": [other, namespace], "serviceAccounts": ["web"] },
+        { "namespaces": [namespace], "serviceAccounts": ["*"] },
+    ]);
+    let said =
+        ["get", "vpb", "accounts", "-o", "jsonpath={.status.conditions[0].reason}: {.status.conditions[0].message}"];
+    // One of a subject's namespaces has it, and that is enough.
+    cluster.kubectl(&["create", "serviceaccount", "web", "--namespace", &namespace]).await;
+    bind(cluster, "accounts", json!({ "subjects": subjects, "policies": ["shop-*"] })).await;
+    let some = "Accepted: it is for service accounts of 2 namespaces; what matches nothing: subjects[0]: there is no service \
+                account wbe and no dbb";
+    until_says(cluster, &said, some, |text| text == some).await;
+    for account in ["wbe", "dbb"] {
+        cluster.kubectl(&["create", "serviceaccount", account, "--namespace", &namespace]).await;
+    }
+    // Whatever changes of what is granted brings another look.
+    cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
+    let all = "Accepted: it is for service accounts of 2 namespaces";
+    until_says(cluster, &said, all, |text| text == all).await;
+}
+
+#[tokio::test]
 async fn a_binding_can_have_a_token_role_of_its_own() {
     let (cluster, _guard) = alone().await;
     let namespace = ungranted(cluster, "own-role").await;
