@@ -630,6 +630,24 @@ fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
     assert_eq!((minting.phase, minting.granted_by.as_deref()), (Some(Phase::Minting), Some("all")));
     let gone = decided(&denied, Some(&Observation::Absent), &Hand::Empty, None);
     assert!(matches!(gone, Step::Deny(Why { reason: Reason::PodNotFound, .. })), "{gone:?}");
+
+    // Whatever holds it up once it is granted, it waits as any other request that is granted.
+    let away = decided(&denied, Some(&alive), &Hand::Empty, Some("away"));
+    assert!(matches!(away, Step::Wait(_)), "{away:?}");
+    let held_up = |reason| {
+        let status = Draft::new(denied.status.as_ref(), Some(1), at(NOW)).waiting(&Why::new(reason, "held up"));
+        VaultTokenRequest { status: Some(status), ..denied.clone() }
+    };
+    for reason in [Reason::VaultUnavailable, Reason::MintBudgetExhausted, Reason::AdmissionLacking] {
+        let waiting = held_up(reason);
+        assert_eq!((waiting.phase(), waiting.is_over()), (Phase::Pending, false), "{reason}");
+        let conditions = &waiting.status.as_ref().expect("a status").conditions;
+        assert!(conditions.iter().all(|it| it.reason != Reason::NotGranted.as_str()), "{reason}: {conditions:?}");
+        let next = decided(&waiting, Some(&alive), &Hand::Empty, None);
+        assert!(matches!(next, Step::Intend(_)), "{reason}: {next:?}");
+    }
+    // Where nobody waits for it any more, it is over, and leaves its name to others.
+    assert!(held_up(Reason::InitContainerNotRunning).is_over());
 }
 
 /// The names of all steps. A step that is not among them does not compile here.

@@ -142,6 +142,11 @@ impl Draft {
 
     /// The request waits; the condition that is held up says for what.
     pub fn waiting(mut self, why: &Why) -> VaultTokenRequestStatus {
+        // It is granted by now what it was denied for. One whose init container waits for it no more is over, and leaves its name.
+        if self.status.awaits_grant() && why.reason != Reason::InitContainerNotRunning {
+            self.status.conditions.retain(|condition| condition.reason != Reason::NotGranted.as_str());
+            self.status.phase = Some(Phase::Pending);
+        }
         let phase = self.status.phase.unwrap_or_default();
         let held_up = match phase {
             Phase::Pending

@@ -482,10 +482,8 @@ impl Machine {
             !all.any(|request| request.metadata.uid.as_ref() == token.meta.get("request_uid"))
         };
         // What was lost with the requests is not found again; that nobody lost a token to it was looked at all the time.
-        if model.restored {
-            return Ok(());
-        }
-        for token in model.tokens.iter().filter(|token| model.alive(&token.accessor)) {
+        let accounted = |accessor: &str| !model.restored && model.alive(accessor);
+        for token in model.tokens.iter().filter(|token| accounted(&token.accessor)) {
             let accessor = &token.accessor;
             let pod = model.pods.iter().find(|pod| pod.alive() && Some(&pod.uid) == token.meta.get("pod_uid"));
             match (records(accessor), pod) {
@@ -508,6 +506,7 @@ impl Machine {
                 Init::Done(accessor) if model.alive(accessor) && records(accessor) == 1 => {}
                 // Somebody deleted its request, or everybody was away for longer than its token lives.
                 Init::Done(accessor) if records(accessor) == 0 && !model.alive(accessor) => {}
+                Init::Done(_) if model.restored => {}
                 Init::Done(accessor) => return Err(format!("{} has the dead token {accessor}", pod.name)),
                 _ if own().count() >= 10 => {}
                 init => return Err(format!("{} waits for its token: {init:?}", pod.name)),

@@ -347,7 +347,7 @@ impl Model {
         if let Some(file) = self.pods[number].file.clone() {
             let fine = |request: &VaultTokenRequest| request.spec.pod_uid == uid && custody::vouches(request, &file);
             if self.requests.values().any(fine) {
-                self.pods[number].init = Init::Done(file);
+                self.end_init(number, file);
                 return;
             }
             self.pods[number].file = None;
@@ -512,7 +512,7 @@ impl Model {
         let keeps = custody::keeps(&verdict, request, held.as_ref());
         let pod = &mut self.pods[number];
         match (verdict, held) {
-            (Verdict::Done, held) => pod.init = Init::Done(held.expect("it holds what is delivered").accessor),
+            (Verdict::Done, held) => self.end_init(number, held.expect("it holds what is delivered").accessor),
             (Verdict::Over(_), _) => (pod.init, pod.file) = (Init::Off, None),
             (Verdict::Waiting(_), Some(_)) if !keeps => {
                 pod.file = None;
@@ -520,6 +520,23 @@ impl Model {
             }
             (Verdict::Waiting(_), _) => {}
         }
+    }
+
+    /// The init container ends well, and its pod's app has the token from now on.
+    fn end_init(&mut self, number: usize, accessor: String) {
+        let name = &self.pods[number].name;
+        let delivered = |request: &VaultTokenRequest| {
+            request.phase() == Phase::Delivered
+                && request.spec.pod_uid == self.pods[number].uid
+                && request.metadata.deletion_timestamp.is_none()
+                && accessor_of(request) == Some(&accessor)
+        };
+        if !self.requests.values().any(delivered) {
+            self.violate(format!(
+                "I6: the init container of {name} ended with {accessor}, which no request says it has"
+            ));
+        }
+        self.pods[number].init = Init::Done(accessor);
     }
 
     // --- messages that come late

@@ -288,6 +288,28 @@ async fn a_binding_names_the_subjects_that_match_no_namespace() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_granted_its_policies_while_vault_is_away_is_served_once_it_is_back() {
+    let (cluster, _guard) = alone().await;
+    let namespace = ungranted(cluster, "granted-late").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    cluster.until_phase(&pod, Phase::Denied).await;
+    let granted = cluster.namespace("granted-early").await;
+    cluster.vault().seal().await.expect("sealed");
+    // By another pod the operator finds out that Vault is away.
+    let other = cluster.pod(&PodSpec::new(&granted, "other", "shop-read", "1h")).await;
+    let others_init = cluster.init(&other).await;
+    cluster.until(&other, "wait for Vault", |request| reason(request) == "VaultUnavailable").await;
+    bind(cluster, "granted-late", grant(&namespace, &["shop-read"])).await;
+    let waiting = cluster.until(&pod, "wait for Vault", |request| reason(request) == "VaultUnavailable").await;
+    assert_eq!(waiting.phase(), Phase::Pending);
+    cluster.vault().unseal().await.expect("unsealed");
+    cluster.ended_well(&pod, &init).await;
+    cluster.ended_well(&other, &others_init).await;
+    assert_eq!(cluster.request(&pod, 0).await.expect("a request").phase(), Phase::Delivered, "the same request");
+}
+
+#[tokio::test]
 async fn a_service_account_that_a_binding_names_and_nobody_has_is_told() {
     let cluster = shared().await;
     let namespace = cluster.namespace("accounts").await;

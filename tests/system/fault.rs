@@ -3,7 +3,7 @@
 
 use crate::support::{Cluster, LIMIT, alone, name, request_for, token_of};
 use futures::stream::{self, StreamExt};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use testbed::proxy::{Break, Call, Fault, Proxy};
 use testbed::system::System;
 use vault_token_operator::api::{Phase, request_name};
 
-const MINT: &str = "auth/token/create/";
+pub const MINT: &str = "auth/token/create/";
 const REVOKE: &str = "auth/token/revoke-accessor";
 const PUSH: &str = "wrapping-token";
 
@@ -349,6 +349,26 @@ async fn rule_3_a_record_is_refused_if_the_request_was_changed_since_the_intent_
 }
 
 #[tokio::test]
+async fn rule_3_a_token_whose_request_is_gone_when_it_is_to_be_recorded_is_revoked() {
+    let (cluster, _guard) = alone().await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
+    let namespace = cluster.namespace("gone-midway").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // Time enough for somebody else to write.
+    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(5)));
+    let init = cluster.init(&pod).await;
+    let request = cluster.until_phase(&pod, Phase::Minting).await;
+    let requests = cluster.requests(&namespace);
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    requests.patch(&name(&request), &PatchParams::default(), &free).await.expect("released");
+    requests.delete(&name(&request), &DeleteParams::default()).await.expect("deleted");
+    cluster.until_audited("request_uid", &request.metadata.uid.expect("a UID"), "UnrecordedRevoked").await;
+    traps.assert_sprung();
+    assert_eq!(cluster.live_tokens(&pod).await, 0, "I2");
+    assert!(!init.wait(LIMIT).await.expect("init ends").success());
+}
+
+#[tokio::test]
 async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
     let (cluster, _guard) = alone().await;
     let proxied = Proxied::new(cluster).await;
@@ -378,5 +398,14 @@ async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
     proxied.api.follow(|_| Fault::None);
     cluster.ended_well(&waiting, &init).await;
     cluster.until_phase(&gone.pod, Phase::Revoked).await;
+    assert!(cluster.accepts(&alive.token).await, "I7");
+
+    // The requests are as they are now, and of the pods there are none yet.
+    cluster.system.kill_operator();
+    let no_pods = move |call: &Call| if call.path.starts_with("/api/v1/pods?") { lag(call) } else { Fault::None };
+    proxied.api.follow(no_pods);
+    proxied.start(cluster).await;
+    let step = cluster.until_decided(&alive.pod, "Delivered").await;
+    assert!(step.starts_with("Later("), "I7: {step}");
     assert!(cluster.accepts(&alive.token).await, "I7");
 }

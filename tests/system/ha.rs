@@ -1,6 +1,6 @@
 //! Two replicas: one works, the other takes over; and two that both think they lead do no harm (I7).
 
-use crate::fault::Proxied;
+use crate::fault::{MINT, Proxied};
 use crate::support::{Cluster, LIMIT, alone, lines_of, token_of};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -65,6 +65,29 @@ async fn a_leader_that_ends_hands_over_at_once() {
     let took = until(&health, "this replica leads").await;
     assert!(took < Duration::from_secs(6), "the lease was not given back: {took:?}");
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    second.stop(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_ends_finishes_what_it_has_begun() {
+    let (cluster, _guard) = alone().await;
+    let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
+    let namespace = cluster.namespace("ended-midway").await;
+    let (second, health) = second(cluster).await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    // Time enough to end it in the midst of the attempt.
+    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(3)));
+    let init = cluster.init(&pod).await;
+    cluster.until_phase(&pod, Phase::Minting).await;
+    let status = cluster.system.stop_operator().await.expect("it ran");
+    assert!(status.success(), "{status}");
+    traps.assert_sprung();
+    // By the one that has ended: the other would have begun again.
+    let delivered = cluster.request(&pod, 0).await.expect("a request");
+    assert_eq!((delivered.phase(), delivered.status.expect("a status").attempts), (Phase::Delivered, 1));
+    cluster.ended_well(&pod, &init).await;
+    until(&health, "this replica leads").await;
+    assert!(cluster.accepts(&token_of(&pod)).await, "I7");
     second.stop(LIMIT).await;
 }
 

@@ -203,13 +203,18 @@ impl Cluster {
         }
     }
 
-    /// Waits until the operator has decided what to do about the pod's first request in this phase.
-    pub async fn until_decided(&self, pod: &PodHandle, phase: &str) {
+    /// Waits until the operator that was started last has decided what to do about the pod's first request in this phase; gives the
+    /// step.
+    pub async fn until_decided(&self, pod: &PodHandle, phase: &str) -> String {
         let name = request_name(&pod.name, &pod.uid, 0);
         let decided =
             |line: &Value| line["message"] == "decided" && line["request"] == name.as_str() && line["phase"] == phase;
         let deadline = Instant::now() + LIMIT;
-        while self.log_lines(decided).is_empty() {
+        loop {
+            let log = self.system.operator_logs().pop().expect("a log");
+            if let Some(line) = lines_of(&log).into_iter().find(decided) {
+                return line["step"].as_str().expect("a step").to_owned();
+            }
             assert!(Instant::now() < deadline, "nothing was decided about {name} in the phase {phase}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

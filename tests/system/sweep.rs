@@ -128,6 +128,14 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     cluster.plane().restore(backup).await.expect("restored");
     assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
 
+    // So many without a request are more than a person would believe in, who has set a lower limit.
+    cluster.system.start_operator(&[("VTO_SWEEP_LIMIT", "10")]).await.expect("the operator starts");
+    cluster.until_healthy("stopped: ").await;
+    for pod in &pods {
+        assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
+    }
+    cluster.system.kill_operator();
+
     // Before the kubelet has said again what runs, and after.
     cluster.system.start_operator(&[]).await.expect("the operator starts");
     // Other tests' pods that were given a token meanwhile may be among them.

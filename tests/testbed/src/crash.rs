@@ -42,16 +42,17 @@ const TAKE_BACK: &str = "take-back";
 const WRITES_LOST: usize = 3;
 /// Those that come up seldom: the operator dies at the first.
 const SELDOM: [&str; 6] = ["offer", "renew", "renewal", "abandonment", "clearing", TAKE_BACK];
-/// How often the operator is started to be killed at each point, and how often that must come about at least.
+/// How often the operator is started to be killed at each point, and how often that must come about at least, at each and in all.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     starts: usize,
     kills: usize,
+    all: usize,
 }
 
 /// In CI, and in earnest.
-const SHORT: Form = Form { starts: 4, kills: 1 };
-const LONG: Form = Form { starts: 40, kills: 20 };
+const SHORT: Form = Form { starts: 4, kills: 1, all: 100 };
+const LONG: Form = Form { starts: 40, kills: 20, all: 1000 };
 /// How long the operator may take to come to its point; then it is killed wherever it is, and that does not count.
 const REACH_LIMIT: Duration = Duration::from_secs(20);
 /// How long everything may take to come to rest after the last kill; a sweep looks twice, a minute apart.
@@ -126,7 +127,7 @@ pub async fn run(short: bool) -> Result<(), Error> {
     let (reached, orphans, stuck) = (reached(&kills).count(), outcome.orphans.len(), outcome.stuck);
     report::output(&format!("kills {reached}, orphans {orphans}, lost {lost}, stuck {stuck}"));
     load.end().await?;
-    let seldom = too_seldom(&points, &kills, form.kills);
+    let seldom = too_seldom(&points, &kills, form);
     match outcome.faults() + lost + died {
         0 if seldom.is_empty() => Ok(()),
         0 => Err(Error::io("the operator was killed too seldom to show anything")(std::io::Error::other(seldom))),
@@ -144,13 +145,15 @@ fn reached(kills: &[Kill]) -> impl Iterator<Item = &Kill> {
     kills.iter().filter(|kill| kill.reached)
 }
 
-/// The points at which the operator was not killed this often, in words.
-fn too_seldom(points: &[String], kills: &[Kill], least: usize) -> String {
+/// Where the operator was not killed as often as this form wants, in words.
+fn too_seldom(points: &[String], kills: &[Kill], form: Form) -> String {
     let seldom = points.iter().enumerate().filter_map(|(number, point)| {
         let count = reached(kills).filter(|kill| kill.point == number).count();
-        (count < least).then(|| format!("{count} times at {point:?}, not {least}"))
+        (count < form.kills).then(|| format!("{count} times at {point:?}, not {}", form.kills))
     });
-    seldom.collect::<Vec<_>>().join("; ")
+    let all = reached(kills).count();
+    let in_all = (all < form.all).then(|| format!("{all} times in all, not {}", form.all));
+    seldom.chain(in_all).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether it was a kill: an operator that has ended in any other way has a fault, and was in the midst of nothing.
@@ -295,9 +298,11 @@ mod tests {
         let kill = kills[0];
         let many = |point, reached, count| vec![Kill { point, reached, ..kill }; count];
         let kills = [many(0, true, 20), many(1, true, 19), many(1, false, 21), many(2, false, 40)].concat();
-        let seldom = too_seldom(&points, &kills, 20);
+        let form = |kills, all| Form { starts: 0, kills, all };
+        let seldom = too_seldom(&points, &kills, form(20, 0));
         assert_eq!(seldom, "19 times at \"mint done\", not 20; 0 times at \"push sent\", not 20");
-        assert_eq!(too_seldom(&points, &kills, 1), "0 times at \"push sent\", not 1");
-        assert_eq!(too_seldom(&points[..1], &kills, 20), "");
+        assert_eq!(too_seldom(&points, &kills, form(1, 0)), "0 times at \"push sent\", not 1");
+        assert_eq!(too_seldom(&points[..1], &kills, form(20, 39)), "");
+        assert_eq!(too_seldom(&points[..1], &kills, form(20, 40)), "39 times in all, not 40");
     }
 }
