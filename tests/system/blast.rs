@@ -235,6 +235,7 @@ async fn the_operators_identity_reaches_requests_and_reads_no_secret_of_kubernet
         ["list", "vaulttokenrequests.vaultproject.io"],
         ["delete", "vaulttokenrequests.vaultproject.io"],
         ["list", "vaultpolicybindings.vaultproject.io"],
+        ["get", "serviceaccounts"],
     ] {
         assert!(may(&allowed).await, "{allowed:?}");
     }
