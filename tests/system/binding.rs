@@ -356,21 +356,21 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
 async fn a_token_that_vault_made_otherwise_than_asked_is_revoked_and_never_handed_over() {
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("unfit").await;
-    let role = "auth/token/roles/vault-token-operator-main";
-    let period = async |seconds: u32| {
-        let body = json!({ "token_period": seconds });
-        cluster.vault().must(Method::POST, role, Some(&body)).await.expect("written");
-    };
-    period(300).await;
-    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let init = cluster.init(&pod).await;
-    let failed = cluster.until_phase(&pod, Phase::Failed).await;
-    let (_, why, message) = condition(&failed, "Issued");
-    assert_eq!(why, "TokenUnfit");
-    assert!(message.contains("it lives for 300 s, not 3600 s") && message.contains("config/vault/"), "{message}");
-    assert!(!crate::support::ended(&init).await.success());
-    assert_eq!(cluster.live_tokens(&pod).await, 0);
-    period(0).await;
+    for (name, setting, words) in [
+        ("short", json!({ "token_period": 300 }), "it lives for 300 s, not 3600 s"),
+        ("child", json!({ "token_period": 0, "orphan": false }), "it has a parent that it dies with"),
+    ] {
+        let role = "auth/token/roles/vault-token-operator-main";
+        cluster.vault().must(Method::POST, role, Some(&setting)).await.expect("written");
+        let pod = cluster.pod(&PodSpec::new(&namespace, name, "shop-read", "1h")).await;
+        let init = cluster.init(&pod).await;
+        let failed = cluster.until_phase(&pod, Phase::Failed).await;
+        let (_, why, message) = condition(&failed, "Issued");
+        assert_eq!(why, "TokenUnfit", "{message}");
+        assert!(message.contains(words) && message.contains("config/vault/"), "{message}");
+        assert!(!crate::support::ended(&init).await.success());
+        assert_eq!(cluster.live_tokens(&pod).await, 0, "{name}");
+    }
 }
 
 #[tokio::test]
