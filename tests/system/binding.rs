@@ -4,7 +4,7 @@ use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of}
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::kubelet::{IMAGE, INIT_CONTAINER, PodHandle, PodSpec};
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 /// A namespace whose pods may ask, and are granted nothing.
@@ -399,12 +399,47 @@ async fn a_binding_that_allows_it_lets_tokens_renew_themselves() {
     }
 }
 
-/// What `vault-token-operator explain` says, and whether it ended well.
-async fn explain(cluster: &Cluster, arguments: &[&str]) -> (String, bool) {
+/// What `vault-token-operator explain` says with these settings of the operator's, and whether it ended well.
+async fn explain(cluster: &Cluster, settings: &[(&str, &str)], arguments: &[&str]) -> (String, bool) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_vault-token-operator"));
-    command.arg("explain").args(arguments).env("KUBECONFIG", cluster.plane().admin_kubeconfig()).kill_on_drop(true);
+    let kubeconfig = ("KUBECONFIG", &*cluster.plane().admin_kubeconfig().to_string_lossy());
+    command.arg("explain").args(arguments).envs(settings.iter().copied().chain([kubeconfig])).kill_on_drop(true);
     let output = command.output().await.expect("it runs");
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+/// What is said of such a pod before it is there and once it is, which is what the operator does that has these settings.
+async fn explained(cluster: &Cluster, settings: &[(&str, &str)], spec: &PodSpec) -> String {
+    let PodSpec { namespace, name, .. } = spec;
+    let annotations: serde_json::Map<_, _> =
+        spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let mut manifest = json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": namespace, "annotations": annotations },
+        "spec": { "containers": [], "initContainers": [{ "name": INIT_CONTAINER }] } });
+    json_patch::merge(&mut manifest, &spec.patch);
+    let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
+    std::fs::write(&file, manifest.to_string()).expect("written");
+    let foretold = explain(cluster, settings, &["-f", &file.to_string_lossy()]).await;
+    let pod = cluster.pod(spec).await;
+    let _init = cluster.init(&pod).await;
+    let settled = |request: &VaultTokenRequest| matches!(request.phase(), Phase::Delivered | Phase::Denied);
+    let request = cluster.until(&pod, "end", settled).await;
+    let told = explain(cluster, settings, &[name, "-n", namespace]).await;
+    assert_eq!(foretold, told);
+    let (text, granted) = told;
+    assert_eq!(granted, request.phase() == Phase::Delivered, "{name}: {text}");
+    match granted {
+        true => {
+            let status = request.status.as_ref().expect("a status");
+            let (by, ttl) = (status.granted_by.as_deref().expect("a binding"), status.ttl.as_deref().expect("a ttl"));
+            assert!(text.contains(&format!("ttl:        {ttl}\n  by:         VaultPolicyBinding {by}\n")), "{text}");
+        }
+        false => {
+            let (_, why, message) = condition(&request, "Authorized");
+            assert!(text.contains(&format!("{why}: {message}")), "{text}\n{message}");
+        }
+    }
+    text
 }
 
 #[tokio::test]
@@ -425,35 +460,53 @@ async fn explain_says_what_the_operator_does() {
         ("host", "shop-read", "10m"),
     ] {
         let mut spec = PodSpec::new(&namespace, name, policies, ttl);
-        let host = name == "host";
-        spec.patch = json!({ "spec": { "hostNetwork": host } });
-        // Before the pod is there.
-        let annotations: serde_json::Map<_, _> =
-            spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        let pod = json!({ "containers": [], "initContainers": [{ "name": "vault-init" }], "hostNetwork": host });
-        let manifest = json!({ "apiVersion": "v1", "kind": "Pod", "spec": pod,
-            "metadata": { "name": name, "namespace": namespace, "annotations": annotations } });
-        let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
-        std::fs::write(&file, manifest.to_string()).expect("written");
-        let foretold = explain(cluster, &["-f", &file.to_string_lossy()]).await;
-        let pod = cluster.pod(&spec).await;
-        let _init = cluster.init(&pod).await;
-        let settled = |request: &VaultTokenRequest| matches!(request.phase(), Phase::Delivered | Phase::Denied);
-        let request = cluster.until(&pod, "end", settled).await;
-        let told = explain(cluster, &[name, "-n", &namespace]).await;
-        assert_eq!(foretold, told);
-        let (text, granted) = told;
-        assert_eq!(granted, request.phase() == Phase::Delivered, "{name}: {text}");
-        match granted {
-            true => assert!(text.contains("by:         VaultPolicyBinding explained-read"), "{text}"),
-            false => {
-                let (_, why, message) = condition(&request, "Authorized");
-                assert!(text.contains(&format!("{why}: {message}")), "{text}\n{message}");
-            }
+        spec.patch = json!({ "spec": { "hostNetwork": name == "host" } });
+        let text = explained(cluster, &[], &spec).await;
+        assert_eq!(text.contains("VaultPolicyBinding explained-read"), name == "granted", "{text}");
+    }
+    let (text, granted) = explain(cluster, &[], &["no-such-pod", "-n", &namespace]).await;
+    assert!(text.is_empty() && !granted);
+}
+
+#[tokio::test]
+async fn explain_reads_the_way_of_delivery_from_a_pods_manifest() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "explained-ways").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    bind(cluster, "explained-push", grant(&namespace, &["shop-read"])).await;
+    let mut db = grant(&namespace, &["shop-db"]);
+    db["deliveries"] = json!(["Status"]);
+    bind(cluster, "explained-status", db).await;
+    for (name, way) in [
+        ("variable", json!({ "env": [{ "name": "VTO_DELIVERY", "value": "status" }] })),
+        ("argument", json!({ "args": ["init", "--delivery=status"] })),
+        ("arguments", json!({ "args": ["init", "--delivery", "status"] })),
+    ] {
+        let mut container = json!({ "name": INIT_CONTAINER, "image": IMAGE });
+        json_patch::merge(&mut container, &way);
+        for (policy, granted) in [("shop-read", false), ("shop-db", true)] {
+            let mut spec = PodSpec::new(&namespace, &format!("{name}-{policy}"), policy, "10m");
+            spec.patch = json!({ "spec": { "initContainers": [container] } });
+            let text = explained(cluster, &[], &spec).await;
+            assert_eq!(!text.contains("the delivery Status is not granted"), granted, "{text}");
         }
     }
-    let (text, granted) = explain(cluster, &["no-such-pod", "-n", &namespace]).await;
-    assert!(text.is_empty() && !granted);
+}
+
+#[tokio::test]
+async fn explain_goes_by_the_operators_settings() {
+    let (cluster, _guard) = alone().await;
+    let settings = [("VTO_DEFAULT_TTL", "5m"), ("VTO_MAX_TTL", "20m")];
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let namespace = cluster.namespace("explained-settings").await;
+    let mut spec = PodSpec::new(&namespace, "long", "shop-read", "1h");
+    let text = explained(cluster, &settings, &spec).await;
+    assert!(text.contains("it must be from 10s to 20m"), "{text}");
+    spec.name = "unsaid".to_owned();
+    spec.annotations.truncate(1);
+    let text = explained(cluster, &settings, &spec).await;
+    assert!(text.contains("ttl:        5m\n"), "{text}");
 }
 
 #[tokio::test]
