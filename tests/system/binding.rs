@@ -1,5 +1,6 @@
 //! I4: nobody has a policy that no binding grants; and what a change of bindings does.
 
+use crate::rights::policy;
 use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,8 +8,33 @@ use std::time::{Duration, Instant};
 use testbed::kubelet::{IMAGE, INIT_CONTAINER, PodHandle, PodSpec};
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
+/// A token role of a binding's own.
+pub const OWN_ROLE: &str = "vault-token-operator-main-own";
+
+/// Lets the operator make tokens through that role, as config/vault/README.md says.
+pub async fn permit_own_role(cluster: &Cluster) {
+    let paths = policy().replace("vault-token-operator-main\"", &format!("{OWN_ROLE}\""));
+    let wider = json!({ "policy": policy() + &paths });
+    cluster.vault().must(Method::PUT, "sys/policies/acl/vault-token-operator", Some(&wider)).await.expect("written");
+}
+
+/// Makes that role.
+pub async fn make_own_role(cluster: &Cluster) {
+    let role = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
+        "token_no_default_policy": true, "token_type": "service" });
+    let path = format!("auth/token/roles/{OWN_ROLE}");
+    cluster.vault().must(Method::POST, &path, Some(&role)).await.expect("a role");
+}
+
+/// Has the pods of a namespace get their tokens through that role, by a binding of this name.
+pub async fn bind_own_role(cluster: &Cluster, name: &str, namespace: &str) {
+    let mut spec = grant(namespace, &["shop-read"]);
+    spec["tokenRole"] = json!(OWN_ROLE);
+    bind(cluster, name, spec).await;
+}
+
 /// A namespace whose pods may ask, and are granted nothing.
-async fn ungranted(cluster: &Cluster, name: &str) -> String {
+pub async fn ungranted(cluster: &Cluster, name: &str) -> String {
     let namespace = cluster.namespace(name).await;
     let text = cluster.kubectl(&["delete", "vpb", name]).await;
     assert!(text.contains("deleted"), "{text}");
@@ -318,17 +344,9 @@ async fn a_service_account_that_a_binding_names_and_nobody_has_is_told() {
 async fn a_binding_can_have_a_token_role_of_its_own() {
     let (cluster, _guard) = alone().await;
     let namespace = ungranted(cluster, "own-role").await;
-    let (policy, role) = ("sys/policies/acl/vault-token-operator", "auth/token/roles/vault-token-operator-main-own");
-    let whole = cluster.vault().must(Method::GET, policy, None).await.expect("a policy")["data"]["policy"].clone();
-    let text = whole.as_str().expect("a policy");
-    let mut spec = grant(&namespace, &["shop-read"]);
-    spec["tokenRole"] = json!("vault-token-operator-main-own");
-    bind(cluster, "own-role", spec).await;
+    bind_own_role(cluster, "own-role", &namespace).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleUnreadable").await;
-    // As config/vault/README.md says.
-    let wider = text.replace("vault-token-operator-main\"", "vault-token-operator-main-own\"");
-    let wider = json!({ "policy": format!("{text}\n{wider}") });
-    cluster.vault().must(Method::PUT, policy, Some(&wider)).await.expect("written");
+    permit_own_role(cluster).await;
     // Whatever changes of what is granted brings another look.
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
@@ -341,15 +359,11 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
         conditions.any(|condition| condition.reason == "VaultForbids" && condition.message.contains(words))
     };
     cluster.until(&early, "word of the missing role", waits).await;
-    let body = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
-        "token_no_default_policy": true, "token_type": "service" });
-    cluster.vault().must(Method::POST, role, Some(&body)).await.expect("a role");
+    make_own_role(cluster).await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
     assert_eq!(known["path"], "auth/token/create/vault-token-operator-main-own");
     cluster.ended_well(&early, &init).await;
-    let body = json!({ "policy": whole });
-    cluster.vault().must(Method::PUT, policy, Some(&body)).await.expect("written");
 }
 
 #[tokio::test]
