@@ -2,7 +2,8 @@
 
 use crate::fault::Proxied;
 use crate::stranger::Rogue;
-use crate::support::{Cluster, LIMIT, alone, condition, ended, reason, request_for, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, by_status, condition, ended, name, reason, request_for, shared, token_of};
+use crate::who::{Who, powerful};
 use kube::api::PostParams;
 use reqwest::Method;
 use secrecy::ExposeSecret;
@@ -24,11 +25,16 @@ pub struct Played {
 
 impl Played {
     pub async fn new(cluster: &Cluster, namespace: &str) -> Self {
+        Self::asking(cluster, namespace, |_| ()).await
+    }
+
+    async fn asking(cluster: &Cluster, namespace: &str, change: impl FnOnce(&mut Value)) -> Self {
         let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
         let listener = Rogue::at(&pod).await;
         let key = OneTimeKey::generate().expect("a key");
         let mut request = request_for(&pod, 0);
         request["spec"]["publicKey"] = json!(key.public());
+        change(&mut request);
         let request = serde_json::from_value(request).expect("a request");
         let request = cluster.requests(namespace).create(&PostParams::default(), &request).await.expect("created");
         cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
@@ -252,6 +258,39 @@ async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
     let url = format!("http://{}:{INIT_PORT}", pod.address);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     assert!(client.get(url).send().await.is_err_and(|error| error.is_connect()), "nobody listens");
+}
+
+#[tokio::test]
+async fn a_wrapping_token_out_of_the_status_that_somebody_else_used_is_revoked_just_so() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("intercepted-status").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    // kubectl reads what it patches.
+    powerful(cluster, &namespace).await;
+    let played = Played::asking(cluster, &namespace, by_status).await;
+    let offer = |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.sealed_token.clone());
+    let offered = cluster.until(&played.pod, "offer", |request| offer(request).is_some()).await;
+    let attempt = offered.status.as_ref().expect("a status").attempts;
+    let parcel = played.key.open(&offer(&offered).expect("an offer"), played.subject(attempt)).expect("it opens");
+    let stolen = unwrap(cluster, &parcel).await["auth"]["client_token"].as_str().expect("a token").into();
+    assert!(cluster.accepts(&stolen).await, "somebody else has it");
+
+    let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+    let answer = json!({ "status": { "answer": played.signed(&receipt, attempt, Outcome::Intercepted) } });
+    let who = Who::new(cluster, &namespace, Some(&played.pod)).await;
+    let said = who.patches(&name(&offered), Some("status"), &answer).await;
+    assert!(said.contains("patched"), "{said}");
+    let failed = cluster.until_phase(&played.pod, Phase::Failed).await;
+    let (value, why, _) = condition(&failed, "Compromised");
+    assert_eq!((value.as_str(), why.as_str()), ("True", "WrappingTokenUsed"));
+    let status = failed.status.expect("a status");
+    assert_eq!(
+        (status.attempts, status.sealed_token, status.answer),
+        (1, None, None),
+        "no further attempt, and no blob"
+    );
+    assert!(!cluster.accepts(&stolen).await, "it is revoked at once");
+    assert_eq!(cluster.live_tokens(&played.pod).await, 0);
 }
 
 #[tokio::test]
