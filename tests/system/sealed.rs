@@ -15,6 +15,9 @@ use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
 use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel};
 
+/// No request can be newer than one with this.
+const LAST_SEQUENCE: i64 = 8_999_999_999_999_999_999;
+
 /// An init container that the test plays itself.
 pub struct Played {
     pub pod: PodHandle,
@@ -237,6 +240,77 @@ async fn whoever_answers_without_the_receipt_confirms_and_reports_nothing() {
     cluster.assert_counted(&["alarms_total{kind=\"answer_unconfirmed\"} 2"]).await;
     cluster.kubelet.remove(cluster.plane(), &played.pod).await.expect("removed");
     cluster.until_phase(&played.pod, Phase::Revoked).await;
+}
+
+/// `edit` lets people make tokens that are bound to a pod, and so speak for it while its init container runs.
+#[tokio::test]
+async fn i5_whoever_speaks_for_a_pod_has_its_token_pushed_to_that_pod_and_gets_nothing_of_it() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("spoken-for").await;
+    cluster.kubectl(&["create", "serviceaccount", "editor", "-n", &namespace]).await;
+    // What `edit` consists of; a controller puts it together that this control plane has not.
+    let (role, account) = ("--clusterrole=system:aggregate-to-edit", format!("--serviceaccount={namespace}:editor"));
+    cluster.kubectl(&["create", "rolebinding", "editor", "-n", &namespace, role, &account]).await;
+    let token = cluster.plane().service_account_token(&namespace, "editor", &[], None, 600).await.expect("a token");
+    let editor = Who::with(cluster, &namespace, "editor", &token);
+    let speaks_for = async |pod: &PodHandle, digit: u8, sequence: i64| {
+        let uid = format!("--bound-object-uid={}", pod.uid);
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name, &uid];
+        let token = editor.says(&[&["create", "token", "default", "-n", &namespace], &bound[..]].concat()).await;
+        let key = OneTimeKey::generate().expect("a key");
+        let mut request = request_for(pod, digit);
+        (request["spec"]["publicKey"], request["spec"]["sequence"]) = (json!(key.public()), json!(sequence));
+        let said = Who::with(cluster, &namespace, &pod.name, token.trim()).creates(&request).await;
+        assert!(said.ends_with(" created\n"), "{said}");
+        key
+    };
+    let own = cluster.pod(&PodSpec::new(&namespace, "editors", "shop-read", "1h")).await;
+    let nothing = Rogue::at(&own).await;
+
+    // Before the pod has asked for itself; what listens in the pod has another key.
+    let first = cluster.pod(&PodSpec::new(&namespace, "first", "shop-read", "1h")).await;
+    let key = speaks_for(&first, 0, 1).await;
+    let listener = Rogue::at(&first).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &first).await.expect("a status");
+    let taken = listener.takes().await.expect("a push");
+    let request_uid = &taken.push.request_uid;
+    let subject = Subject { request_uid, pod_uid: &first.uid, attempt: taken.push.attempt };
+    assert!(OneTimeKey::generate().expect("a key").open(&taken.push.sealed, subject).is_none());
+    assert!(key.open(&taken.push.sealed, subject).is_some(), "it is for him, and does not come to him");
+    taken.answer("409 Conflict", "").await;
+    drop(listener);
+    let init = cluster.init(&first).await;
+    cluster.ended_well(&first, &init).await;
+    let older = cluster.until(&first, "end", VaultTokenRequest::is_over).await;
+    assert_eq!(reason(&older), "Superseded", "{older:#?}");
+    assert_eq!(cluster.request(&first, 1).await.expect("a request").phase(), Phase::Delivered);
+    assert!(cluster.accepts(&token_of(&first)).await);
+    assert_eq!(cluster.live_tokens(&first).await, 1);
+
+    // After it.
+    let second = cluster.pod(&PodSpec::new(&namespace, "second", "shop-read", "1h")).await;
+    let init = cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &second, &[]).await.expect("init starts");
+    cluster.until(&second, "request", |request| request.status.is_some()).await;
+    speaks_for(&second, 1, LAST_SEQUENCE).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &second).await.expect("a status");
+    cluster.ended_well(&second, &init).await;
+    assert_eq!(cluster.request(&second, 0).await.expect("a request").phase(), Phase::Delivered);
+    assert_ne!(cluster.request(&second, 1).await.expect("a request").phase(), Phase::Delivered);
+    assert!(cluster.accepts(&token_of(&second)).await);
+
+    // What he can do is keep it from its token, as by deleting it.
+    let third = cluster.pod(&PodSpec::new(&namespace, "third", "shop-read", "1h")).await;
+    speaks_for(&third, 0, LAST_SEQUENCE).await;
+    let init = cluster.init(&third).await;
+    assert!(!ended(&init).await.success());
+    assert!(init.termination_message().contains("sequence must be"), "{}", init.termination_message());
+
+    let came = tokio::time::timeout(Duration::ZERO, nothing.take()).await;
+    assert!(came.is_err(), "something came to him");
+    for pod in [&first, &second, &third] {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
+    cluster.until_live(&namespace, 0).await;
 }
 
 #[tokio::test]
