@@ -9,7 +9,7 @@ use crate::domain::pod::PodFacts;
 use crate::domain::rules::{Rule, Rules};
 use crate::yaml;
 use clap::{ArgGroup, Args, ValueEnum};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use kube::api::ListParams;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::{Api, Client};
@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// How the init container gets its token [default: as the pod's VTO_DELIVERY says]
+    /// How the init container gets its token [default: as its manifest says]
     #[arg(long, value_name = "HOW", value_enum)]
     delivery: Option<How>,
 
@@ -116,8 +116,8 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
         text.push_str(&words(granted));
         if !asks(&pod) {
             text.push_str(
-                "  but nobody asks for it: there is no init container vault-init, nor one with VTO_CONTAINER_NAME, nor the \
-                 annotation vaultproject.io/inject\n",
+                "  but nobody asks for it: there is no init container vault-init, nor one with VTO_CONTAINER_NAME or \
+                 --container-name, nor the annotation vaultproject.io/inject\n",
             );
         }
     }
@@ -128,18 +128,33 @@ pub async fn run(arguments: Arguments) -> Result<(String, bool), String> {
 fn asks(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     let injected = annotations.and_then(|all| all.get("vaultproject.io/inject")).is_some_and(|value| value == "true");
-    let mut containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    injected
-        || containers
-            .any(|it| it.name == "vault-init" || it.env.iter().flatten().any(|it| it.name == "VTO_CONTAINER_NAME"))
+    injected || ours(pod).next().is_some()
 }
 
 /// How the pod's init container asks, by its manifest.
 fn asked(pod: &Pod) -> How {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let mut variables = containers.flat_map(|container| container.env.iter().flatten());
-    let status = variables.any(|it| it.name == "VTO_DELIVERY" && it.value.as_deref() == Some("status"));
+    let status = ours(pod).any(|container| setting(container, "--delivery", "VTO_DELIVERY") == Some("status"));
     if status { How::Status } else { How::Push }
+}
+
+/// The init containers that may well be ours.
+fn ours(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    containers.filter(|it| it.name == "vault-init" || setting(it, "--container-name", "VTO_CONTAINER_NAME").is_some())
+}
+
+/// A setting as a container has it: its arguments go before its environment.
+fn setting<'a>(container: &'a Container, flag: &str, variable: &str) -> Option<&'a str> {
+    let mut arguments = container.command.iter().chain(&container.args).flatten();
+    while let Some(argument) = arguments.next() {
+        match argument.strip_prefix(flag) {
+            Some("") => return arguments.next().map(String::as_str),
+            Some(rest) if rest.starts_with('=') => return Some(&rest[1..]),
+            _ => {}
+        }
+    }
+    let last = container.env.iter().flatten().rfind(|it| it.name == variable)?;
+    Some(last.value.as_deref().unwrap_or_default())
 }
 
 fn words(granted: Result<Grant, Why>) -> String {
@@ -249,5 +264,32 @@ items:
         assert!(!asks(json!([{ "name": "vault-int" }])));
         assert!(asks(json!([{ "name": "migrate" }, { "name": "vault-init" }])));
         assert!(asks(json!([{ "name": "ours", "env": [{ "name": "VTO_CONTAINER_NAME", "value": "ours" }] }])));
+        assert!(asks(json!([{ "name": "ours", "args": ["init", "--container-name", "ours"] }])));
+    }
+
+    #[test]
+    fn how_it_asks_is_read_from_its_arguments_and_its_environment() {
+        let asked = |container: Value| {
+            let pod = json!({ "spec": { "containers": [], "initContainers": [container] } });
+            super::asked(&serde_json::from_value(pod).expect("a pod"))
+        };
+        let (status, push) = ("--delivery=status", json!([{ "name": "VTO_DELIVERY", "value": "push" }]));
+        let by_status = json!([{ "name": "VTO_DELIVERY", "value": "status" }]);
+        for container in [
+            json!({ "name": "vault-init", "env": by_status }),
+            json!({ "name": "vault-init", "args": ["init", status] }),
+            json!({ "name": "vault-init", "args": ["init", "--delivery", "status"] }),
+            json!({ "name": "vault-init", "command": ["/vault-token-operator", "init", status], "env": push }),
+        ] {
+            assert_eq!(asked(container.clone()), How::Status, "{container}");
+        }
+        for container in [
+            json!({ "name": "vault-init" }),
+            json!({ "name": "vault-init", "args": ["init", "--delivery=push"], "env": by_status }),
+            json!({ "name": "vault-init", "args": ["init", "--delivery"] }),
+            json!({ "name": "migrate", "args": [status] }),
+        ] {
+            assert_eq!(asked(container.clone()), How::Push, "{container}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Identity: who may create, change and delete requests, and that nothing is served where nothing checks that.
 
+use crate::rights::said;
 use crate::support::{Cluster, LIMIT, alone, by_status, condition, reason, request_for, shared, token_of};
 use crate::who::{Who, powerful};
 use serde_json::{Value, json};
@@ -301,6 +302,9 @@ async fn mend(cluster: &Cluster) {
 async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_not_in_force() {
     let (cluster, _guard) = alone().await;
     cluster.until_healthy("admission: in force").await;
+    let (in_force, waived) = ("the admission policy is in force", "nothing checks who creates requests");
+    assert!(!said(cluster, "INFO", in_force).is_empty(), "{}", cluster.operator_said());
+    assert_eq!(said(cluster, "WARN", waived), Vec::<String>::new());
     let namespace = cluster.namespace("no-admission").await;
     let (policy, binding) = ("validatingadmissionpolicy", "validatingadmissionpolicybinding");
     let patch = |kind, name, patch| vec!["patch", kind, name, "--type=merge", patch];
@@ -353,9 +357,10 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
     // In so many words it can be done without.
     cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "vault-token-requests"]).await;
     cluster.system.kill_operator();
-    let waived = ("VTO_TRUST_UNVERIFIED_REQUESTS", "true");
-    cluster.system.start_operator(&[waived]).await.expect("the operator starts");
+    cluster.system.start_operator(&[("VTO_TRUST_UNVERIFIED_REQUESTS", "true")]).await.expect("the operator starts");
     cluster.until_healthy("nothing checks who creates requests (--trust-unverified-requests)").await;
+    assert_eq!(said(cluster, "INFO", in_force), Vec::<String>::new());
+    assert_eq!(said(cluster, "WARN", waived).len(), 1);
     cluster.deliver(&PodSpec::new(&namespace, "trusted", "shop-read", "1h")).await;
     mend(cluster).await;
     tokio::time::sleep(Duration::from_secs(4)).await;

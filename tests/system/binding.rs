@@ -1,14 +1,40 @@
 //! I4: nobody has a policy that no binding grants; and what a change of bindings does.
 
+use crate::rights::policy;
 use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::kubelet::{IMAGE, INIT_CONTAINER, PodHandle, PodSpec};
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
+/// A token role of a binding's own.
+pub const OWN_ROLE: &str = "vault-token-operator-main-own";
+
+/// Lets the operator make tokens through that role, as config/vault/README.md says.
+pub async fn permit_own_role(cluster: &Cluster) {
+    let paths = policy().replace("vault-token-operator-main\"", &format!("{OWN_ROLE}\""));
+    let wider = json!({ "policy": policy() + &paths });
+    cluster.vault().must(Method::PUT, "sys/policies/acl/vault-token-operator", Some(&wider)).await.expect("written");
+}
+
+/// Makes that role.
+pub async fn make_own_role(cluster: &Cluster) {
+    let role = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
+        "token_no_default_policy": true, "token_type": "service" });
+    let path = format!("auth/token/roles/{OWN_ROLE}");
+    cluster.vault().must(Method::POST, &path, Some(&role)).await.expect("a role");
+}
+
+/// Has the pods of a namespace get their tokens through that role, by a binding of this name.
+pub async fn bind_own_role(cluster: &Cluster, name: &str, namespace: &str) {
+    let mut spec = grant(namespace, &["shop-read"]);
+    spec["tokenRole"] = json!(OWN_ROLE);
+    bind(cluster, name, spec).await;
+}
+
 /// A namespace whose pods may ask, and are granted nothing.
-async fn ungranted(cluster: &Cluster, name: &str) -> String {
+pub async fn ungranted(cluster: &Cluster, name: &str) -> String {
     let namespace = cluster.namespace(name).await;
     let text = cluster.kubectl(&["delete", "vpb", name]).await;
     assert!(text.contains("deleted"), "{text}");
@@ -340,17 +366,9 @@ async fn a_service_account_that_a_binding_names_and_nobody_has_is_told() {
 async fn a_binding_can_have_a_token_role_of_its_own() {
     let (cluster, _guard) = alone().await;
     let namespace = ungranted(cluster, "own-role").await;
-    let (policy, role) = ("sys/policies/acl/vault-token-operator", "auth/token/roles/vault-token-operator-main-own");
-    let whole = cluster.vault().must(Method::GET, policy, None).await.expect("a policy")["data"]["policy"].clone();
-    let text = whole.as_str().expect("a policy");
-    let mut spec = grant(&namespace, &["shop-read"]);
-    spec["tokenRole"] = json!("vault-token-operator-main-own");
-    bind(cluster, "own-role", spec).await;
+    bind_own_role(cluster, "own-role", &namespace).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleUnreadable").await;
-    // As config/vault/README.md says.
-    let wider = text.replace("vault-token-operator-main\"", "vault-token-operator-main-own\"");
-    let wider = json!({ "policy": format!("{text}\n{wider}") });
-    cluster.vault().must(Method::PUT, policy, Some(&wider)).await.expect("written");
+    permit_own_role(cluster).await;
     // Whatever changes of what is granted brings another look.
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
     until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
@@ -363,36 +381,32 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
         conditions.any(|condition| condition.reason == "VaultForbids" && condition.message.contains(words))
     };
     cluster.until(&early, "word of the missing role", waits).await;
-    let body = json!({ "allowed_policies_glob": ["vault-token-base", "shop-read"], "orphan": true, "renewable": true,
-        "token_no_default_policy": true, "token_type": "service" });
-    cluster.vault().must(Method::POST, role, Some(&body)).await.expect("a role");
+    make_own_role(cluster).await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
     assert_eq!(known["path"], "auth/token/create/vault-token-operator-main-own");
     cluster.ended_well(&early, &init).await;
-    let body = json!({ "policy": whole });
-    cluster.vault().must(Method::PUT, policy, Some(&body)).await.expect("written");
 }
 
 #[tokio::test]
 async fn a_token_that_vault_made_otherwise_than_asked_is_revoked_and_never_handed_over() {
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("unfit").await;
-    let role = "auth/token/roles/vault-token-operator-main";
-    let period = async |seconds: u32| {
-        let body = json!({ "token_period": seconds });
-        cluster.vault().must(Method::POST, role, Some(&body)).await.expect("written");
-    };
-    period(300).await;
-    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    let init = cluster.init(&pod).await;
-    let failed = cluster.until_phase(&pod, Phase::Failed).await;
-    let (_, why, message) = condition(&failed, "Issued");
-    assert_eq!(why, "TokenUnfit");
-    assert!(message.contains("it lives for 300 s, not 3600 s") && message.contains("config/vault/"), "{message}");
-    assert!(!crate::support::ended(&init).await.success());
-    assert_eq!(cluster.live_tokens(&pod).await, 0);
-    period(0).await;
+    for (name, setting, words) in [
+        ("short", json!({ "token_period": 300 }), "it lives for 300 s, not 3600 s"),
+        ("child", json!({ "token_period": 0, "orphan": false }), "it has a parent that it dies with"),
+    ] {
+        let role = "auth/token/roles/vault-token-operator-main";
+        cluster.vault().must(Method::POST, role, Some(&setting)).await.expect("written");
+        let pod = cluster.pod(&PodSpec::new(&namespace, name, "shop-read", "1h")).await;
+        let init = cluster.init(&pod).await;
+        let failed = cluster.until_phase(&pod, Phase::Failed).await;
+        let (_, why, message) = condition(&failed, "Issued");
+        assert_eq!(why, "TokenUnfit", "{message}");
+        assert!(message.contains(words) && message.contains("config/vault/"), "{message}");
+        assert!(!crate::support::ended(&init).await.success());
+        assert_eq!(cluster.live_tokens(&pod).await, 0, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -421,12 +435,47 @@ async fn a_binding_that_allows_it_lets_tokens_renew_themselves() {
     }
 }
 
-/// What `vault-token-operator explain` says, and whether it ended well.
-async fn explain(cluster: &Cluster, arguments: &[&str]) -> (String, bool) {
+/// What `vault-token-operator explain` says with these settings of the operator's, and whether it ended well.
+async fn explain(cluster: &Cluster, settings: &[(&str, &str)], arguments: &[&str]) -> (String, bool) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_vault-token-operator"));
-    command.arg("explain").args(arguments).env("KUBECONFIG", cluster.plane().admin_kubeconfig()).kill_on_drop(true);
+    let kubeconfig = ("KUBECONFIG", &*cluster.plane().admin_kubeconfig().to_string_lossy());
+    command.arg("explain").args(arguments).envs(settings.iter().copied().chain([kubeconfig])).kill_on_drop(true);
     let output = command.output().await.expect("it runs");
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+/// What is said of such a pod before it is there and once it is, which is what the operator does that has these settings.
+async fn explained(cluster: &Cluster, settings: &[(&str, &str)], spec: &PodSpec) -> String {
+    let PodSpec { namespace, name, .. } = spec;
+    let annotations: serde_json::Map<_, _> =
+        spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let mut manifest = json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": namespace, "annotations": annotations },
+        "spec": { "containers": [], "initContainers": [{ "name": INIT_CONTAINER }] } });
+    json_patch::merge(&mut manifest, &spec.patch);
+    let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
+    std::fs::write(&file, manifest.to_string()).expect("written");
+    let foretold = explain(cluster, settings, &["-f", &file.to_string_lossy()]).await;
+    let pod = cluster.pod(spec).await;
+    let _init = cluster.init(&pod).await;
+    let settled = |request: &VaultTokenRequest| matches!(request.phase(), Phase::Delivered | Phase::Denied);
+    let request = cluster.until(&pod, "end", settled).await;
+    let told = explain(cluster, settings, &[name, "-n", namespace]).await;
+    assert_eq!(foretold, told);
+    let (text, granted) = told;
+    assert_eq!(granted, request.phase() == Phase::Delivered, "{name}: {text}");
+    match granted {
+        true => {
+            let status = request.status.as_ref().expect("a status");
+            let (by, ttl) = (status.granted_by.as_deref().expect("a binding"), status.ttl.as_deref().expect("a ttl"));
+            assert!(text.contains(&format!("ttl:        {ttl}\n  by:         VaultPolicyBinding {by}\n")), "{text}");
+        }
+        false => {
+            let (_, why, message) = condition(&request, "Authorized");
+            assert!(text.contains(&format!("{why}: {message}")), "{text}\n{message}");
+        }
+    }
+    text
 }
 
 #[tokio::test]
@@ -447,35 +496,53 @@ async fn explain_says_what_the_operator_does() {
         ("host", "shop-read", "10m"),
     ] {
         let mut spec = PodSpec::new(&namespace, name, policies, ttl);
-        let host = name == "host";
-        spec.patch = json!({ "spec": { "hostNetwork": host } });
-        // Before the pod is there.
-        let annotations: serde_json::Map<_, _> =
-            spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        let pod = json!({ "containers": [], "initContainers": [{ "name": "vault-init" }], "hostNetwork": host });
-        let manifest = json!({ "apiVersion": "v1", "kind": "Pod", "spec": pod,
-            "metadata": { "name": name, "namespace": namespace, "annotations": annotations } });
-        let file = cluster.system.testbed().run().path().join(format!("{name}.pod.json"));
-        std::fs::write(&file, manifest.to_string()).expect("written");
-        let foretold = explain(cluster, &["-f", &file.to_string_lossy()]).await;
-        let pod = cluster.pod(&spec).await;
-        let _init = cluster.init(&pod).await;
-        let settled = |request: &VaultTokenRequest| matches!(request.phase(), Phase::Delivered | Phase::Denied);
-        let request = cluster.until(&pod, "end", settled).await;
-        let told = explain(cluster, &[name, "-n", &namespace]).await;
-        assert_eq!(foretold, told);
-        let (text, granted) = told;
-        assert_eq!(granted, request.phase() == Phase::Delivered, "{name}: {text}");
-        match granted {
-            true => assert!(text.contains("by:         VaultPolicyBinding explained-read"), "{text}"),
-            false => {
-                let (_, why, message) = condition(&request, "Authorized");
-                assert!(text.contains(&format!("{why}: {message}")), "{text}\n{message}");
-            }
+        spec.patch = json!({ "spec": { "hostNetwork": name == "host" } });
+        let text = explained(cluster, &[], &spec).await;
+        assert_eq!(text.contains("VaultPolicyBinding explained-read"), name == "granted", "{text}");
+    }
+    let (text, granted) = explain(cluster, &[], &["no-such-pod", "-n", &namespace]).await;
+    assert!(text.is_empty() && !granted);
+}
+
+#[tokio::test]
+async fn explain_reads_the_way_of_delivery_from_a_pods_manifest() {
+    let cluster = shared().await;
+    let namespace = ungranted(cluster, "explained-ways").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    bind(cluster, "explained-push", grant(&namespace, &["shop-read"])).await;
+    let mut db = grant(&namespace, &["shop-db"]);
+    db["deliveries"] = json!(["Status"]);
+    bind(cluster, "explained-status", db).await;
+    for (name, way) in [
+        ("variable", json!({ "env": [{ "name": "VTO_DELIVERY", "value": "status" }] })),
+        ("argument", json!({ "args": ["init", "--delivery=status"] })),
+        ("arguments", json!({ "args": ["init", "--delivery", "status"] })),
+    ] {
+        let mut container = json!({ "name": INIT_CONTAINER, "image": IMAGE });
+        json_patch::merge(&mut container, &way);
+        for (policy, granted) in [("shop-read", false), ("shop-db", true)] {
+            let mut spec = PodSpec::new(&namespace, &format!("{name}-{policy}"), policy, "10m");
+            spec.patch = json!({ "spec": { "initContainers": [container] } });
+            let text = explained(cluster, &[], &spec).await;
+            assert_eq!(!text.contains("the delivery Status is not granted"), granted, "{text}");
         }
     }
-    let (text, granted) = explain(cluster, &["no-such-pod", "-n", &namespace]).await;
-    assert!(text.is_empty() && !granted);
+}
+
+#[tokio::test]
+async fn explain_goes_by_the_operators_settings() {
+    let (cluster, _guard) = alone().await;
+    let settings = [("VTO_DEFAULT_TTL", "5m"), ("VTO_MAX_TTL", "20m")];
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    let namespace = cluster.namespace("explained-settings").await;
+    let mut spec = PodSpec::new(&namespace, "long", "shop-read", "1h");
+    let text = explained(cluster, &settings, &spec).await;
+    assert!(text.contains("it must be from 10s to 20m"), "{text}");
+    spec.name = "unsaid".to_owned();
+    spec.annotations.truncate(1);
+    let text = explained(cluster, &settings, &spec).await;
+    assert!(text.contains("ttl:        5m\n"), "{text}");
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! I4, and what people are told when they do not get a token.
 
-use crate::support::{alone, condition, ended, shared};
+use crate::support::{LIMIT, alone, condition, ended, request_for, shared};
 use kube::ResourceExt;
+use kube::api::PostParams;
 use serde_json::{Value, json};
+use std::time::Instant;
 use testbed::kubelet::{PodHandle, PodSpec};
 use vault_token_operator::api::Phase;
 
@@ -148,4 +150,40 @@ async fn a_service_account_without_the_role_is_told_which_role_it_lacks() {
     let command =
         "kubectl create rolebinding vault-token-requester-default -n no-role --clusterrole=vault-token-requester";
     assert!(told.contains(command), "{told}");
+}
+
+#[tokio::test]
+async fn an_init_container_that_is_over_a_quota_says_so_and_is_served_when_there_is_room() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("quota").await;
+    let counted = "count/vaulttokenrequests.vaultproject.io";
+    cluster.kubectl(&["create", "quota", "requests", "-n", &namespace, &format!("--hard={counted}=1")]).await;
+    let (first, second) = (
+        cluster.pod(&PodSpec::new(&namespace, "first", "shop-read", "1h")).await,
+        cluster.pod(&PodSpec::new(&namespace, "second", "shop-read", "1h")).await,
+    );
+    let request = serde_json::from_value(request_for(&second, 9)).expect("a request");
+    // What the controller of quotas writes, which this control plane has not; the API server goes by it a moment later.
+    let room = async |hard: u8| {
+        let status = json!({ "status": { "hard": { counted: hard.to_string() }, "used": { counted: "0" } } });
+        let patch = ["patch", "quota", "requests", "--subresource=status", "--type=merge", "-n", &namespace];
+        cluster.kubectl(&[&patch[..], &["-p", &status.to_string()]].concat()).await;
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let deadline = Instant::now() + LIMIT;
+        while cluster.requests(&namespace).create(&params, &request).await.is_ok() != (hard > 0) {
+            assert!(Instant::now() < deadline, "the API server does not go by the quota");
+        }
+    };
+    let refused = async |pod: &PodHandle, words: &str| {
+        let init = cluster.init(pod).await;
+        assert!(!ended(&init).await.success());
+        let told = init.termination_message();
+        assert!(told.starts_with("the API server refuses the request: ") && told.contains(words), "{told}");
+    };
+    room(0).await;
+    refused(&first, "exceeded quota: requests").await;
+    room(1).await;
+    let again = cluster.init(&first).await;
+    cluster.ended_well(&first, &again).await;
+    refused(&second, &format!("used: {counted}=1, limited: {counted}=1")).await;
 }

@@ -1,6 +1,7 @@
 //! The operator's own login to Vault: each way works, and is mended when it is lost.
 
 use crate::support::{Cluster, LIMIT, alone, token_of};
+use crate::sweep::{ROLE_PATH, meta, token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Instant;
 use testbed::kubelet::PodSpec;
 use testbed::pki::{KeyPairFiles, Pki, Usage};
 use testbed::settings::VaultKind;
+use testbed::system::vault_setup;
 use testbed::vault::VaultServer;
 use vault_token_operator::api::Phase;
 
@@ -188,10 +190,24 @@ pub async fn jwt_at<'a>(
     life: [&str; 2],
     policy: &str,
 ) -> Vec<(&'a str, String)> {
-    vault.must(Method::POST, &format!("sys/auth/{mount}"), Some(&json!({ "type": "jwt" }))).await.expect("enabled");
+    jwt_within(vault, "", cluster, mount, life, policy).await
+}
+
+/// The same in the Vault namespace whose paths begin so.
+async fn jwt_within<'a>(
+    vault: &VaultServer,
+    prefix: &str,
+    cluster: &Cluster,
+    mount: &'a str,
+    life: [&str; 2],
+    policy: &str,
+) -> Vec<(&'a str, String)> {
+    let put = async |path: String, body: Value| {
+        vault.must(Method::POST, &format!("{prefix}{path}"), Some(&body)).await.expect("told");
+    };
+    put(format!("sys/auth/{mount}"), json!({ "type": "jwt" })).await;
     let key = std::fs::read_to_string(cluster.plane().token_key_path()).expect("a key");
-    let config = json!({ "jwt_validation_pubkeys": [key] });
-    vault.must(Method::POST, &format!("auth/{mount}/config"), Some(&config)).await.expect("configured");
+    put(format!("auth/{mount}/config"), json!({ "jwt_validation_pubkeys": [key] })).await;
     let sweep = "vault-token-operator-sweep";
     for (name, policy, [ttl, longest]) in [("vault-token-operator", policy, life), (sweep, sweep, ["5m", "5m"])] {
         let role = json!({
@@ -200,7 +216,7 @@ pub async fn jwt_at<'a>(
             "token_policies": [policy], "token_no_default_policy": true,
             "token_ttl": ttl, "token_max_ttl": longest,
         });
-        vault.must(Method::POST, &format!("auth/{mount}/role/{name}"), Some(&role)).await.expect("a role");
+        put(format!("auth/{mount}/role/{name}"), role).await;
     }
     vec![("VTO_VAULT_AUTH", "jwt".to_owned()), ("VTO_VAULT_AUTH_MOUNT", mount.to_owned())]
 }
@@ -478,34 +494,32 @@ async fn a_vault_namespace_has_all_that_the_operator_needs() {
         return;
     }
     vault.must(Method::POST, "sys/namespaces/tenant", None).await.expect("a namespace");
-    let file = |name: &str| {
-        let path = testbed::project::root().join("config/vault").join(name);
-        std::fs::read_to_string(path).expect("a file")
-    };
-    for (name, policy) in [
-        ("vault-token-operator", file("policy.hcl")),
-        ("vault-token-base", file("base-policy.hcl")),
-        ("shop-read", "path \"secret/data/shop/read\" { capabilities = [\"read\"] }".to_owned()),
-    ] {
-        put(&format!("sys/policies/acl/{name}"), json!({ "policy": policy })).await;
+    // All that config/vault/README.md says, but for the login.
+    for (path, body) in vault_setup().expect("what to do").into_iter().filter(|(path, _)| !path.contains("kubernetes"))
+    {
+        put(&path, body).await;
     }
-    let role = serde_json::from_str(&file("token-role.json")).expect("JSON");
-    put("auth/token/roles/vault-token-operator-main", role).await;
+    let mut settings = jwt_within(vault, "tenant/", cluster, "jwt", USUAL, "vault-token-operator").await;
+    settings.push(("VAULT_NAMESPACE", "tenant".to_owned()));
+    let policy = json!({ "policy": "path \"secret/data/shop/read\" { capabilities = [\"read\"] }" });
+    put("sys/policies/acl/shop-read", policy).await;
     put("sys/mounts/secret", json!({ "type": "kv" })).await;
     put("secret/data/shop/read", json!({ "greeting": "hello" })).await;
-    let token = json!({ "policies": ["vault-token-operator"], "no_default_policy": true, "period": "1h" });
-    let made = vault.must(Method::POST, &tenant("auth/token/create"), Some(&token)).await.expect("a token");
-    let file = secret_file(cluster, "tenant-token", &made["auth"]["client_token"]);
-
-    cluster.system.kill_operator();
-    let settings = [
-        ("VTO_VAULT_AUTH", "token-file"),
-        ("VTO_VAULT_TOKEN_FILE", file.to_str().expect("a path")),
-        ("VAULT_NAMESPACE", "tenant"),
-    ];
-    cluster.system.start_operator(&settings).await.expect("the operator starts");
-    cluster.until_healthy("vault rights: as needed").await;
     let namespace = cluster.namespace("vault-namespace").await;
+    let gone = cluster.pod(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
+    cluster.kubelet.remove(cluster.plane(), &gone).await.expect("removed");
+    let orphan = token(cluster, &tenant(ROLE_PATH), &meta(&gone, "no-such-request", "2026-01-01T00:00:01Z")).await;
+    let orphan_lives = async || {
+        let (body, path) = (json!({ "accessor": orphan }), tenant("auth/token/lookup-accessor"));
+        vault.request(Method::POST, &path, Some(&body)).await.expect("an answer").0.is_success()
+    };
+    assert!(orphan_lives().await);
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&borrowed(&settings)).await.expect("the operator starts");
+    cluster.until_healthy("vault rights: as needed").await;
+    cluster.until_healthy(" 1 without a request revoked").await;
+    assert!(!orphan_lives().await);
+
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init_with(&pod, &[("VAULT_NAMESPACE", "tenant")]).await;
     cluster.ended_well(&pod, &init).await;

@@ -43,7 +43,7 @@ async fn revoke_login(cluster: &Cluster, namespace: &str, pod: &str) {
 }
 
 /// The lines of the present operator's log that have this level and these words.
-fn said(cluster: &Cluster, level: &str, words: &str) -> Vec<String> {
+pub fn said(cluster: &Cluster, level: &str, words: &str) -> Vec<String> {
     let log = cluster.system.operator_logs().pop().expect("a log");
     let log = std::fs::read_to_string(log).expect("a log");
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -58,6 +58,7 @@ async fn usual_rights_are_as_needed() {
     let cluster = shared().await;
     cluster.until_healthy("vault rights: as needed").await;
     cluster.assert_counted(&["vault_rights{kind=\"missing\"} 0", "vault_rights{kind=\"excess\"} 0"]).await;
+    assert_eq!(said(cluster, "INFO", "the operator's rights in Vault: as needed").len(), 1);
     assert_eq!((said(cluster, "ERROR", FEWER), said(cluster, "WARN", MORE)), (vec![], vec![]));
 }
 

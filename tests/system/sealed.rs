@@ -2,7 +2,8 @@
 
 use crate::fault::Proxied;
 use crate::stranger::Rogue;
-use crate::support::{Cluster, LIMIT, alone, condition, ended, reason, request_for, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, by_status, condition, ended, name, reason, request_for, shared, token_of};
+use crate::who::{Who, powerful};
 use kube::api::PostParams;
 use reqwest::Method;
 use secrecy::ExposeSecret;
@@ -14,6 +15,9 @@ use vault_token_operator::api::{Phase, VaultTokenRequest};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
 use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel};
 
+/// No request can be newer than one with this.
+const LAST_SEQUENCE: i64 = 8_999_999_999_999_999_999;
+
 /// An init container that the test plays itself.
 pub struct Played {
     pub pod: PodHandle,
@@ -24,11 +28,16 @@ pub struct Played {
 
 impl Played {
     pub async fn new(cluster: &Cluster, namespace: &str) -> Self {
+        Self::asking(cluster, namespace, |_| ()).await
+    }
+
+    async fn asking(cluster: &Cluster, namespace: &str, change: impl FnOnce(&mut Value)) -> Self {
         let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
         let listener = Rogue::at(&pod).await;
         let key = OneTimeKey::generate().expect("a key");
         let mut request = request_for(&pod, 0);
         request["spec"]["publicKey"] = json!(key.public());
+        change(&mut request);
         let request = serde_json::from_value(request).expect("a request");
         let request = cluster.requests(namespace).create(&PostParams::default(), &request).await.expect("created");
         cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
@@ -233,6 +242,77 @@ async fn whoever_answers_without_the_receipt_confirms_and_reports_nothing() {
     cluster.until_phase(&played.pod, Phase::Revoked).await;
 }
 
+/// `edit` lets people make tokens that are bound to a pod, and so speak for it while its init container runs.
+#[tokio::test]
+async fn i5_whoever_speaks_for_a_pod_has_its_token_pushed_to_that_pod_and_gets_nothing_of_it() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("spoken-for").await;
+    cluster.kubectl(&["create", "serviceaccount", "editor", "-n", &namespace]).await;
+    // What `edit` consists of; a controller puts it together that this control plane has not.
+    let (role, account) = ("--clusterrole=system:aggregate-to-edit", format!("--serviceaccount={namespace}:editor"));
+    cluster.kubectl(&["create", "rolebinding", "editor", "-n", &namespace, role, &account]).await;
+    let token = cluster.plane().service_account_token(&namespace, "editor", &[], None, 600).await.expect("a token");
+    let editor = Who::with(cluster, &namespace, "editor", &token);
+    let speaks_for = async |pod: &PodHandle, digit: u8, sequence: i64| {
+        let uid = format!("--bound-object-uid={}", pod.uid);
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name, &uid];
+        let token = editor.says(&[&["create", "token", "default", "-n", &namespace], &bound[..]].concat()).await;
+        let key = OneTimeKey::generate().expect("a key");
+        let mut request = request_for(pod, digit);
+        (request["spec"]["publicKey"], request["spec"]["sequence"]) = (json!(key.public()), json!(sequence));
+        let said = Who::with(cluster, &namespace, &pod.name, token.trim()).creates(&request).await;
+        assert!(said.ends_with(" created\n"), "{said}");
+        key
+    };
+    let own = cluster.pod(&PodSpec::new(&namespace, "editors", "shop-read", "1h")).await;
+    let nothing = Rogue::at(&own).await;
+
+    // Before the pod has asked for itself; what listens in the pod has another key.
+    let first = cluster.pod(&PodSpec::new(&namespace, "first", "shop-read", "1h")).await;
+    let key = speaks_for(&first, 0, 1).await;
+    let listener = Rogue::at(&first).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &first).await.expect("a status");
+    let taken = listener.takes().await.expect("a push");
+    let request_uid = &taken.push.request_uid;
+    let subject = Subject { request_uid, pod_uid: &first.uid, attempt: taken.push.attempt };
+    assert!(OneTimeKey::generate().expect("a key").open(&taken.push.sealed, subject).is_none());
+    assert!(key.open(&taken.push.sealed, subject).is_some(), "it is for him, and does not come to him");
+    taken.answer("409 Conflict", "").await;
+    drop(listener);
+    let init = cluster.init(&first).await;
+    cluster.ended_well(&first, &init).await;
+    let older = cluster.until(&first, "end", VaultTokenRequest::is_over).await;
+    assert_eq!(reason(&older), "Superseded", "{older:#?}");
+    assert_eq!(cluster.request(&first, 1).await.expect("a request").phase(), Phase::Delivered);
+    assert!(cluster.accepts(&token_of(&first)).await);
+    assert_eq!(cluster.live_tokens(&first).await, 1);
+
+    // After it.
+    let second = cluster.pod(&PodSpec::new(&namespace, "second", "shop-read", "1h")).await;
+    let init = cluster.kubelet.start_init(cluster.plane(), cluster.vault(), &second, &[]).await.expect("init starts");
+    cluster.until(&second, "request", |request| request.status.is_some()).await;
+    speaks_for(&second, 1, LAST_SEQUENCE).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &second).await.expect("a status");
+    cluster.ended_well(&second, &init).await;
+    assert_eq!(cluster.request(&second, 0).await.expect("a request").phase(), Phase::Delivered);
+    assert_ne!(cluster.request(&second, 1).await.expect("a request").phase(), Phase::Delivered);
+    assert!(cluster.accepts(&token_of(&second)).await);
+
+    // What he can do is keep it from its token, as by deleting it.
+    let third = cluster.pod(&PodSpec::new(&namespace, "third", "shop-read", "1h")).await;
+    speaks_for(&third, 0, LAST_SEQUENCE).await;
+    let init = cluster.init(&third).await;
+    assert!(!ended(&init).await.success());
+    assert!(init.termination_message().contains("sequence must be"), "{}", init.termination_message());
+
+    let came = tokio::time::timeout(Duration::ZERO, nothing.take()).await;
+    assert!(came.is_err(), "something came to him");
+    for pod in [&first, &second, &third] {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
+    cluster.until_live(&namespace, 0).await;
+}
+
 #[tokio::test]
 async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
     let cluster = shared().await;
@@ -252,6 +332,39 @@ async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
     let url = format!("http://{}:{INIT_PORT}", pod.address);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     assert!(client.get(url).send().await.is_err_and(|error| error.is_connect()), "nobody listens");
+}
+
+#[tokio::test]
+async fn a_wrapping_token_out_of_the_status_that_somebody_else_used_is_revoked_just_so() {
+    let cluster = shared().await;
+    let namespace = cluster.namespace("intercepted-status").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    // kubectl reads what it patches.
+    powerful(cluster, &namespace).await;
+    let played = Played::asking(cluster, &namespace, by_status).await;
+    let offer = |request: &VaultTokenRequest| request.status.as_ref().and_then(|status| status.sealed_token.clone());
+    let offered = cluster.until(&played.pod, "offer", |request| offer(request).is_some()).await;
+    let attempt = offered.status.as_ref().expect("a status").attempts;
+    let parcel = played.key.open(&offer(&offered).expect("an offer"), played.subject(attempt)).expect("it opens");
+    let stolen = unwrap(cluster, &parcel).await["auth"]["client_token"].as_str().expect("a token").into();
+    assert!(cluster.accepts(&stolen).await, "somebody else has it");
+
+    let receipt = Receipt::decode(parcel.receipt.expose_secret()).expect("a receipt");
+    let answer = json!({ "status": { "answer": played.signed(&receipt, attempt, Outcome::Intercepted) } });
+    let who = Who::new(cluster, &namespace, Some(&played.pod)).await;
+    let said = who.patches(&name(&offered), Some("status"), &answer).await;
+    assert!(said.contains("patched"), "{said}");
+    let failed = cluster.until_phase(&played.pod, Phase::Failed).await;
+    let (value, why, _) = condition(&failed, "Compromised");
+    assert_eq!((value.as_str(), why.as_str()), ("True", "WrappingTokenUsed"));
+    let status = failed.status.expect("a status");
+    assert_eq!(
+        (status.attempts, status.sealed_token, status.answer),
+        (1, None, None),
+        "no further attempt, and no blob"
+    );
+    assert!(!cluster.accepts(&stolen).await, "it is revoked at once");
+    assert_eq!(cluster.live_tokens(&played.pod).await, 0);
 }
 
 #[tokio::test]

@@ -70,6 +70,8 @@ pub struct PodHandle {
     pub service_account: String,
     /// The name of its init container.
     pub init_container: String,
+    /// What its init container's manifest has the image run: `init`, unless it says more.
+    pub init_arguments: Vec<String>,
     /// The settings of init that its init container's manifest has in its environment.
     pub init_environment: Vec<(String, String)>,
     /// Its address; the status may not show it yet.
@@ -158,6 +160,7 @@ impl Kubelet {
             uid,
             service_account: account.ok_or(missing("serviceAccountName"))?,
             init_container: init.name.clone(),
+            init_arguments: init.args.clone().unwrap_or_else(|| vec!["init".to_owned()]),
             init_environment: init_environment(init),
             address: Self::free_address()?,
             volume,
@@ -238,7 +241,7 @@ impl Kubelet {
         std::fs::write(&termination_log, "").map_err(Error::path("could not write", &termination_log))?;
         let mut command = process::image_command(&self.binary, &self.folder)?;
         command
-            .arg("init")
+            .args(&pod.init_arguments)
             // First: whatever is set below depends on this machine.
             .envs(pod.init_environment.iter().map(|(name, value)| (name, value)))
             .env("KUBECONFIG", &kubeconfig)
