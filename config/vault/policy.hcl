@@ -22,11 +22,14 @@ path "auth/token/revoke-accessor" {
   capabilities = ["update"]
 }
 
-# Keep its own login.
+# Keep its own login, and give it back in the end.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }
 path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-self" {
   capabilities = ["update"]
 }
 

@@ -154,6 +154,11 @@ fn needs(token_role: &str) -> Vec<Point> {
             &["update"],
             "renew its own login, so that it logs in anew each time instead",
         ),
+        Point::new(
+            "auth/token/revoke-self",
+            &["update"],
+            "give its own login back, so that it lives on when the operator has ended, until its ttl ends",
+        ),
     ]
 }
 

@@ -88,9 +88,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let sweep_duties = Duties::listing(&settings.token_role, settings.sweep_login.role_path());
     let lister = TokenLister::new(vault.clone(), settings.sweep_login, sweep_duties.paths());
     let listing = (!one_login).then(|| (sweep_duties, lister.capabilities()));
-    let tokens = TokenStore::new(vault, session.clone(), settings.wrapping_ttl);
+    let tokens = TokenStore::new(vault.clone(), session.clone(), settings.wrapping_ttl);
     let herald = Herald::start(client.clone());
-    let assessor = Assessor::new(tokens.clone(), session, duties, listing, metrics.clone());
+    let assessor = Assessor::new(tokens.clone(), session.clone(), duties, listing, metrics.clone());
     let sweeps = Arc::new(Notify::new());
     let (requests, writer) = reflector::store();
     let pods = LivePods::default();
@@ -164,5 +164,10 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     };
     // Whatever was in work is done: another replica may go on.
     candidate.release().await;
+    if let Ok(token) = session.token()
+        && let Err(error) = settings.login.give_back(&vault, &token).await
+    {
+        tracing::warn!(%error, "the login to Vault was not given back; it lives until its ttl ends");
+    }
     outcome
 }

@@ -9,7 +9,7 @@ use crate::domain::rights::Capabilities;
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::sync::watch;
-use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenSelfRequest};
+use vaultrs::api::token::requests::ListAccessorRequest;
 
 /// Vault drops a token that is looked up after it was stored and before its lease is registered. Nothing is looked up that
 /// was not there for as long as this.
@@ -67,10 +67,7 @@ impl TokenLister {
             Ok(capabilities) => drop(self.capabilities.send_replace(Some(capabilities))),
             Err(error) => tracing::debug!(%error, "cannot look at what the login for the list may do"),
         }
-        // A token that somebody else keeps is not ours to give back.
-        if !matches!(self.login, Login::TokenFile { .. })
-            && let Err(error) = self.connection.call(&RevokeTokenSelfRequest {}, Some(&lease.token), None).await
-        {
+        if let Err(error) = self.login.give_back(&self.connection, &lease.token).await {
             tracing::debug!(%error, "the login for the list was not given back; it ends by itself");
         }
         let accessors = listed?.accessors()?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::auth::oidc::requests::JWTLoginRequest;
-use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
 /// A way to log in. Files are read anew at each login, since they are rotated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +144,17 @@ impl Login {
             };
             Error::NotLoggedIn { cause: format!("{} failed: {cause}", self.describe()), refused }
         })
+    }
+
+    /// Gives back what a login of this kind gave: it is worth nothing from then on. A token that somebody else keeps stays.
+    ///
+    /// # Errors
+    /// What Vault answered, or that it did not.
+    pub async fn give_back(&self, connection: &Connection, token: &SecretString) -> Result<(), Error> {
+        match self {
+            Self::TokenFile { .. } => Ok(()),
+            _ => connection.call(&RevokeTokenSelfRequest {}, Some(token), None).await.map(drop),
+        }
     }
 
     async fn ask(&self, connection: &Connection) -> Result<Lease, Error> {

@@ -145,8 +145,24 @@ async fn token_file() {
     let pod = cluster.pod(&PodSpec::new("token-file-revoked", "waits", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;
     until_told_of(cluster, file).await;
-    put_token(cluster, file, json!({ "period": "1h" })).await;
+    let last = put_token(cluster, file, json!({ "period": "1h" })).await;
     cluster.ended_well(&pod, &init).await;
+    let status = cluster.system.stop_operator().await.expect("it ran");
+    assert!(status.success() && cluster.lives(&last).await, "it is whoever's that has put it there: {status}");
+}
+
+#[tokio::test]
+async fn an_operator_that_ends_gives_its_login_back() {
+    // Of its own: those of other tests would be counted, too.
+    let cluster = &Cluster::start().await;
+    let namespace = cluster.namespace("ends").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let logins = async || cluster.live_tokens_where("role", "vault-token-operator").await;
+    assert_eq!(logins().await, 1);
+    let status = cluster.system.stop_operator().await.expect("it ran");
+    assert!(status.success(), "{status}");
+    assert_eq!(logins().await, 0);
+    assert!(cluster.accepts(&delivered.token).await, "I7: what was made by it has no part in its end");
 }
 
 #[tokio::test]
