@@ -14,7 +14,7 @@ use futures::FutureExt;
 use scenarios::{ALONE, BESIDE, FIRST, LAST, OTHERS, Scenario};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use testbed::{node, report, world};
 
 #[tokio::main]
@@ -25,7 +25,9 @@ async fn main() -> ExitCode {
     }
     let begun = Instant::now();
     let cluster = Cluster::start().await.expect("the cluster starts");
-    report::line(&format!("the node is ready ({:.1} s)", begun.elapsed().as_secs_f64()));
+    let took = begun.elapsed();
+    report::line(&format!("the node is ready ({:.1} s)", took.as_secs_f64()));
+    assert!(took < Duration::from_secs(20), "whoever waits for a node waits too long");
     let wanted = |scenario: &&Scenario| name.as_ref().is_none_or(|name| scenario.name.contains(name));
     let mut passed = run(&cluster, FIRST.iter()).await;
     if passed == [true] {

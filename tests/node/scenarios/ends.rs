@@ -1,6 +1,6 @@
 //! Pods that come to their end.
 
-use super::{delete, phases, ready, until_over};
+use super::{delete, evict, phases, ready, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
@@ -54,9 +54,7 @@ pub async fn pods_that_fail_or_are_evicted_lose_their_tokens(cluster: &Cluster) 
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [fails, late, evicted] });
     cluster.apply("ends", &list.to_string()).await;
     ready(cluster, "ends", "evicted").await;
-    let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": "evicted", "namespace": "ends" } });
-    let path = "/api/v1/namespaces/ends/pods/evicted/eviction";
-    cluster.must(&["create", "--raw", path, "-f", &cluster.file(&eviction.to_string())]).await;
+    assert_eq!(evict(cluster, "ends", "evicted").await, Ok(()));
     for (pod, phase) in [("fails", "Failed"), ("late", "Failed")] {
         let condition = format!("--for=jsonpath={{.status.phase}}={phase}");
         cluster.must(&["-n", "ends", "wait", &condition, &format!("pod/{pod}"), "--timeout=90s"]).await;

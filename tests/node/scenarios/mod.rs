@@ -9,7 +9,7 @@ mod usual;
 
 use crate::cluster::Cluster;
 use futures::future::{FutureExt, LocalBoxFuture};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 
 /// One of them.
@@ -32,6 +32,7 @@ pub const ALONE: &[Scenario] = scenarios![
     operator::pods_wait_while_vault_is_away_and_say_so,
     operator::an_operator_that_is_upgraded_or_deleted_loses_no_request,
     restarts::an_init_container_that_is_killed_asks_again_and_one_token_lives,
+    restarts::an_init_container_that_is_killed_on_either_side_of_its_push_leaves_one_token,
     network::the_operator_in_its_own_network_policy_does_all_it_does,
 ];
 
@@ -48,6 +49,7 @@ pub const OTHERS: &[Scenario] = scenarios![
     ends::a_cron_jobs_pods_have_tokens_of_their_own,
     restarts::a_restarted_container_and_a_new_sandbox_keep_the_one_token,
     shapes::a_pod_that_is_denied_again_and_again_is_bounded,
+    shapes::a_static_pod_gets_no_token,
     shapes::an_app_of_another_user_reads_its_token_and_nobody_else_does,
     shapes::other_init_containers_and_sidecars_run_beside_it,
     shapes::a_pod_on_its_nodes_network_takes_its_token_from_the_status,
@@ -93,6 +95,14 @@ async fn until_live(cluster: &Cluster, namespace: &str, wanted: usize) {
             live => Err(format!("{live} tokens live, not {wanted}")),
         })
         .await;
+}
+
+/// Evicts a pod, as `kubectl drain` does. An error says what the API server has against it.
+async fn evict(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), String> {
+    let eviction =
+        json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": pod, "namespace": namespace } });
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+    cluster.kubectl(&["create", "--raw", &path, "-f", &cluster.file(&eviction.to_string())]).await.map(drop)
 }
 
 /// Deletes a namespace, which has to go, and its tokens with it.

@@ -1,6 +1,6 @@
 //! The operator's own life, and Vault's.
 
-use super::{delete, ready, token, until_over};
+use super::{delete, evict, ready, token, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
@@ -85,6 +85,12 @@ pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
     cluster.must(&["delete", "vtr", "-A", "--all", "--timeout=60s"]).await;
     assert_eq!(cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len(), 0);
     cluster.uninstall().await;
+    let logins =
+        async || match cluster.vault().live_tokens_where("role", "vault-token-operator").await.expect("a list").len() {
+            0 => Ok(()),
+            count => Err(format!("{count} logins of the operator's")),
+        };
+    cluster.until("the operator has given its logins back", logins).await;
     cluster.must(&["delete", "namespace", "last", "--timeout=60s"]).await;
     let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings,namespaces,validatingadmissionpolicies,\
                  validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings";
@@ -115,7 +121,7 @@ pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {
     delete(cluster, "away").await;
 }
 
-/// From one image to another, and then its leader is deleted, while pods start.
+/// From one image to another, then its leader is deleted, and then its node is drained, while pods start.
 pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &Cluster) {
     let workload = Workload::new(cluster, "upgrade").await;
     let start = async |first: usize| {
@@ -132,20 +138,39 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
     let leader = cluster.leader().await;
     start(12).await;
     cluster.must(&[&operator[..], &["delete", "pod", &leader]].concat()).await;
+    cluster.roll_out().await;
+    start(18).await;
+    drain(cluster).await;
+    cluster.roll_out().await;
     let mut tokens = HashSet::new();
-    for number in 0..18 {
+    for number in 0..24 {
         let name = format!("web-{number}");
         ready(cluster, "upgrade", &name).await;
         let token = token(cluster, "upgrade", &name).await;
         assert!(cluster.accepts(&token).await, "{name}");
         tokens.insert(token);
     }
-    assert_eq!(tokens.len(), 18);
-    super::until_live(cluster, "upgrade", 18).await;
+    assert_eq!(tokens.len(), 24);
+    super::until_live(cluster, "upgrade", 24).await;
     cluster.must(&["-n", "upgrade", "delete", "pods", "--all", "--timeout=60s"]).await;
     until_over(cluster, "upgrade").await;
     delete(cluster, "upgrade").await;
     cluster.roll_out().await;
+}
+
+/// Evicts all of the operator's pods, as whoever drains their node does: one after the other, since the PodDisruptionBudget wants it so.
+async fn drain(cluster: &Cluster) {
+    let names = ["-n", "vault-token-operator", "pods", "-l", "app.kubernetes.io/name=vault-token-operator"];
+    let pods = cluster.get(&names).await;
+    let pods = pods["items"].as_array().expect("a list").iter();
+    let pods: Vec<_> = pods.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned()).collect();
+    assert_eq!(pods.len(), 2);
+    assert_eq!(evict(cluster, "vault-token-operator", &pods[0]).await, Ok(()));
+    let refused = evict(cluster, "vault-token-operator", &pods[1]).await.expect_err("both at once");
+    assert!(refused.contains("disruption budget"), "{refused}");
+    cluster
+        .until("the other one is evicted, too", async || evict(cluster, "vault-token-operator", &pods[1]).await)
+        .await;
 }
 
 /// It is renewed again and again.

@@ -4,6 +4,8 @@ use super::{delete, phases, ready, token, until_live, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use std::path::PathBuf;
 
 /// Kills the process of a pod whose command has this in it, as the kernel does when memory runs out.
 pub fn kill(pod_uid: &str, command: &str) {
@@ -89,7 +91,82 @@ pub async fn a_restarted_container_and_a_new_sandbox_keep_the_one_token(cluster:
     assert_eq!(token(cluster, "restarts", "web").await, first, "it was still good");
     assert!(cluster.accepts(&first).await);
     assert_eq!(cluster.live("restarts").await, 1);
+
+    // As when its machine starts again: what was in memory is lost.
+    for file in ["token", "accessor"] {
+        std::fs::remove_file(volume(&uid).join(file)).expect("removed");
+    }
+    kill(&uid, "sleep 2147483647");
+    until_restarted(cluster, "restarts", "web", "containerStatuses", 3).await;
+    until_live(cluster, "restarts", 1).await;
+    let second = token(cluster, "restarts", "web").await;
+    assert!(second != first && cluster.accepts(&second).await);
+    assert!(!cluster.accepts(&first).await, "the newer one has taken its place");
     delete(cluster, "restarts").await;
+}
+
+/// The folder of a pod's volume in memory that its token is in.
+fn volume(pod_uid: &str) -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
+    let mut folders = mounts.lines().filter_map(|mount| mount.split(' ').nth(1));
+    let tokens = |folder: &&str| folder.ends_with(&format!("{pod_uid}/volumes/kubernetes.io~empty-dir/vault-token"));
+    folders.find(tokens).expect("the volume of a pod that runs").into()
+}
+
+/// When its token is made and does not reach it, and when it has stored it and nobody has written that down yet.
+pub async fn an_init_container_that_is_killed_on_either_side_of_its_push_leaves_one_token(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "pushed").await;
+    let nothing = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "nothing" },
+        "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+    });
+    cluster.apply("pushed", &nothing.to_string()).await;
+    cluster.apply("pushed", &workload.pod("web", &SLEEPS).to_string()).await;
+    let issued = async |times: usize| {
+        cluster
+            .until("its token is made and does not reach it", async || {
+                let requests = cluster.get(&["-n", "pushed", "vtr"]).await;
+                let newest = &requests["items"][times - 1]["status"];
+                if newest["reason"] == "PushFailed" { Ok(()) } else { Err(requests.to_string()) }
+            })
+            .await;
+    };
+    issued(1).await;
+    let uid = cluster.uid("pushed", "web").await;
+    kill(&uid, "/vault-token-operator init");
+    until_restarted(cluster, "pushed", "web", "initContainerStatuses", 1).await;
+    issued(2).await;
+
+    // From now on nothing of what becomes of it can be written down.
+    let role = ["clusterrole", "vault-token-operator"];
+    let mut whole = cluster.get(&role).await;
+    whole["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
+    let mut less = whole.clone();
+    let rules = less["rules"].as_array_mut().expect("rules");
+    let before = rules.len();
+    rules.retain(|rule| !rule["resources"].to_string().contains("vaulttokenrequests/status"));
+    assert_eq!(rules.len(), before - 1);
+    cluster.must(&["replace", "-f", &cluster.file(&less.to_string())]).await;
+    cluster.must(&["-n", "pushed", "delete", "networkpolicy", "nothing"]).await;
+    cluster
+        .until("it has stored its token", async || match volume(&uid).join("token").exists() {
+            true => Ok(()),
+            false => Err("there is no file".to_owned()),
+        })
+        .await;
+    kill(&uid, "/vault-token-operator init");
+    until_restarted(cluster, "pushed", "web", "initContainerStatuses", 2).await;
+    cluster.must(&["replace", "-f", &cluster.file(&whole.to_string())]).await;
+    ready(cluster, "pushed", "web").await;
+    assert!(cluster.accepts(&token(cluster, "pushed", "web").await).await);
+    until_live(cluster, "pushed", 1).await;
+    cluster
+        .until("one request is Delivered, and the others are over", async || {
+            let phases = phases(&cluster.get(&["-n", "pushed", "vtr"]).await);
+            if phases == ["Revoked", "Revoked", "Delivered"] { Ok(()) } else { Err(format!("{phases:?}")) }
+        })
+        .await;
+    delete(cluster, "pushed").await;
 }
 
 /// The machine is away: nobody ends its containers, and the pods are taken away by force.

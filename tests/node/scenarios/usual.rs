@@ -4,6 +4,7 @@ use super::{delete, phases, tokens, until_live, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload, shell};
 use serde_json::json;
+use std::pin::pin;
 
 /// The node itself.
 pub async fn logs_exec_and_services_work(cluster: &Cluster) {
@@ -79,7 +80,14 @@ pub async fn each_pod_of_a_deployment_with_two_annotations_has_a_token_of_its_ow
     assert_eq!(lines.count(), 3, "each app reads its secret: {read}");
 
     cluster.must(&["-n", "three", "rollout", "restart", "deployment/web"]).await;
-    cluster.must(&rolled_out).await;
+    // New tokens come before old ones go: at no time are there fewer than pods that are to be ready.
+    let mut rollout = pin!(cluster.must(&rolled_out));
+    loop {
+        tokio::select! {
+            _ = &mut rollout => break,
+            live = cluster.live("three") => assert!(live >= 3, "{live} tokens live"),
+        }
+    }
     until_live(cluster, "three", 3).await;
     let second = tokens(cluster, "three").await;
     assert!(second.len() == 3 && second.is_disjoint(&first));

@@ -13,6 +13,9 @@ use crate::pki::{self, Usage};
 use crate::process::{self, Process};
 use crate::world;
 
+/// The folder of pods that the kubelet runs by itself.
+const STATIC_PODS: &str = "static-pods";
+
 /// A kubelet, which can be stopped and started again.
 #[derive(Debug)]
 pub(super) struct Kubelet {
@@ -51,11 +54,13 @@ impl Kubelet {
             "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
             "imageGCHighThresholdPercent": 100,
             "resolvConf": "",
-            "staticPodPath": folder("static-pods"),
+            "staticPodPath": folder(STATIC_PODS),
             "podLogsDir": folder("pod-logs"),
             "nodeStatusUpdateFrequency": "4s",
+            // Nobody waits minutes here for what starts again and again.
+            "crashLoopBackOff": { "maxContainerRestartPeriod": "3s" },
         });
-        for name in ["static-pods", "pod-logs"] {
+        for name in [STATIC_PODS, "pod-logs"] {
             std::fs::create_dir_all(folder(name)).map_err(Error::path("could not make", &folder(name)))?;
         }
         let path = folder("kubelet.json");
@@ -75,6 +80,10 @@ impl Kubelet {
 
     pub(super) fn process(&self) -> Arc<Process> {
         Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn static_pods(&self) -> PathBuf {
+        self.folder.join(STATIC_PODS)
     }
 
     pub(super) fn log(&self) -> &Path {

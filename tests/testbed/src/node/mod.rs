@@ -119,6 +119,16 @@ impl Node {
         self.kubelet.start_again()
     }
 
+    /// Where whoever writes to the machine's disk puts pods that the API server need not know.
+    pub fn static_pods(&self) -> PathBuf {
+        self.kubelet.static_pods()
+    }
+
+    /// What the kubelet wrote.
+    pub fn kubelet_log(&self) -> &Path {
+        self.kubelet.log()
+    }
+
     /// What its parts wrote.
     pub fn logs(&self) -> [&Path; 6] {
         let Self { firewall, proxy, scheduler, controllers, containerd, kubelet } = self;
