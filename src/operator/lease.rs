@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,6 +27,10 @@ const DEADLINE: Duration = Duration::from_secs(6);
 
 /// Time between two looks at the Lease.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a replica ends whose watches are worth nothing any more: they bring nothing until the API server has written as much again.
+const REWOUND: &str = "what the API server stores is older than it was: etcd was restored from a backup. This replica ends, to start anew \
+                       with what is there now";
 
 /// A replica that leads or would like to.
 pub struct Candidate {
@@ -53,10 +58,21 @@ impl Term {
 #[derive(Clone)]
 pub struct Leadership(watch::Receiver<Term>);
 
-/// What was seen of the Lease last, and when by this replica's clock.
+/// What was seen of the Lease last, when by this replica's clock its holder wrote it, and its resourceVersion.
 struct Sighting {
     spec: LeaseSpec,
     at: Instant,
+    version: Option<u64>,
+}
+
+/// What came of asking for the Lease.
+enum Campaign {
+    /// This replica holds it.
+    Held,
+    /// Another one does.
+    Lost,
+    /// It is older than it was.
+    Rewound,
 }
 
 impl Candidate {
@@ -71,18 +87,22 @@ impl Candidate {
         Leadership(self.term.subscribe())
     }
 
-    /// Takes part for as long as it is polled.
-    pub async fn run(&self) {
-        tokio::join!(self.stand(), self.watch_the_clock());
+    /// Takes part for as long as it is polled, or until there is no use in it any more: a sentence that says why.
+    pub async fn run(&self) -> String {
+        tokio::select! {
+            why = self.stand() => why,
+            never = self.watch_the_clock() => match never {},
+        }
     }
 
-    async fn stand(&self) {
+    async fn stand(&self) -> String {
         let mut seen = None;
         loop {
             let asked = Instant::now();
             match self.campaign(&mut seen).await {
-                Ok(true) => self.lead(asked + DEADLINE),
-                Ok(false) => self.step_down("another replica leads"),
+                Ok(Campaign::Held) => self.lead(asked + DEADLINE),
+                Ok(Campaign::Lost) => self.step_down("another replica leads"),
+                Ok(Campaign::Rewound) => return REWOUND.to_owned(),
                 Err(error) => tracing::warn!(%error, "cannot ask for the lease"),
             }
             tokio::time::sleep(RETRY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
@@ -90,7 +110,7 @@ impl Candidate {
     }
 
     /// Says that a term is over when it is, and not when the call ends that was to renew it.
-    async fn watch_the_clock(&self) {
+    async fn watch_the_clock(&self) -> Infallible {
         let mut terms = self.term.subscribe();
         loop {
             let Some(until) = terms.borrow_and_update().until else {
@@ -145,8 +165,8 @@ impl Candidate {
         }
     }
 
-    /// Takes or renews the Lease if it can be had; gives whether this replica holds it.
-    async fn campaign(&self, seen: &mut Option<Sighting>) -> Result<bool, Error> {
+    /// Takes or renews the Lease if it can be had.
+    async fn campaign(&self, seen: &mut Option<Sighting>) -> Result<Campaign, Error> {
         let Some(mut lease) = bounded(self.leases.get_opt(NAME)).await? else {
             let spec = claim(&self.identity, &LeaseSpec::default());
             let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
@@ -154,15 +174,19 @@ impl Candidate {
             return held(bounded(self.leases.create(&params(), &lease)).await);
         };
         let spec = lease.spec.take().unwrap_or_default();
-        let since = match seen {
-            Some(sighting) if sighting.spec == spec => sighting.at,
-            _ => seen.insert(Sighting { spec: spec.clone(), at: Instant::now() }).at,
-        };
+        // Numbers, and comparable (KEP-5504); an object that is made anew has a higher one, too.
+        let version = lease.resource_version().and_then(|version| version.parse().ok());
+        if seen.as_ref().is_some_and(|sighting| version.is_some() && version < sighting.version) {
+            return Ok(Campaign::Rewound);
+        }
+        let at =
+            seen.as_ref().filter(|sighting| sighting.spec == spec).map_or_else(Instant::now, |sighting| sighting.at);
+        *seen = Some(Sighting { spec: spec.clone(), at, version });
         let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
         let held_by_another = holder.is_some_and(|holder| holder != self.identity);
         let life = spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).map(Duration::from_secs);
-        if held_by_another && since.elapsed() < life.unwrap_or(DURATION) {
-            return Ok(false);
+        if held_by_another && at.elapsed() < life.unwrap_or(DURATION) {
+            return Ok(Campaign::Lost);
         }
         lease.spec = Some(claim(&self.identity, &spec));
         // Guarded by the resourceVersion of what was seen: of two who try, one is refused.
@@ -202,10 +226,10 @@ fn claim(identity: &str, before: &LeaseSpec) -> LeaseSpec {
 }
 
 /// A write that came too late is no error: somebody else holds the Lease.
-fn held(written: Result<Lease, Error>) -> Result<bool, Error> {
+fn held(written: Result<Lease, Error>) -> Result<Campaign, Error> {
     match written {
-        Ok(_) => Ok(true),
-        Err(error) if error.status() == Some(409) => Ok(false),
+        Ok(_) => Ok(Campaign::Held),
+        Err(error) if error.status() == Some(409) => Ok(Campaign::Lost),
         Err(error) => Err(error),
     }
 }

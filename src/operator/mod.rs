@@ -159,7 +159,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         () = bindings::run(statuses) => Err("the writing of bindings' statuses ended".to_owned()),
         () = controlling => Ok(()),
         () = sweeping => Err("the sweep ended".to_owned()),
-        () = candidate.run() => Err("the candidacy ended".to_owned()),
+        why = candidate.run() => Err(why),
         () = health::serve(listener, health) => Err("the health endpoint ended".to_owned()),
     };
     // Whatever was in work is done: another replica may go on.

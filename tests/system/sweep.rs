@@ -1,5 +1,6 @@
 //! I2, and the brakes of the sweep (rules 9 and 10).
 
+use crate::ha;
 use crate::rights::without;
 use crate::support::{Cluster, LIMIT, alone, lines_of, name};
 use futures::stream::{self, StreamExt};
@@ -118,15 +119,22 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     };
     let pods: Vec<_> = stream::iter(0..PODS).map(create).buffer_unordered(AT_ONCE).collect().await;
     let backup = cluster.plane().save().await.expect("saved");
+    cluster.system.kill_operator();
+    let (operator, health) = cluster.system.spawn_operator(&[]).expect("it starts");
+    ha::until(&health, "this replica leads").await;
     let deliver = async |pod| {
         let init = cluster.init(pod).await;
         cluster.ended_well(pod, &init).await;
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
     };
     stream::iter(&pods).for_each_concurrent(AT_ONCE, deliver).await;
-    cluster.system.kill_operator();
     cluster.plane().restore(backup).await.expect("restored");
     assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
+    // Its watches would bring nothing any more.
+    let status = operator.wait(LIMIT).await.expect("it ends by itself");
+    assert_eq!(status.code(), Some(1));
+    let said = std::fs::read_to_string(operator.log()).expect("a log");
+    assert!(said.contains("etcd was restored from a backup"), "{status}");
 
     // So many without a request are more than a person would believe in, who has set a lower limit.
     cluster.system.start_operator(&[("VTO_SWEEP_LIMIT", "10")]).await.expect("the operator starts");

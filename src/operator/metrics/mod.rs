@@ -151,8 +151,8 @@ mod tests {
         assert_has(&text, &["requests_denied_total{reason=\"Unknown\"} 1"]);
     }
 
-    /// The name, type and labels of every metric, with at least one of each there.
-    fn exposed() -> BTreeMap<String, String> {
+    /// The type and labels of every metric by its name, with at least one of each there.
+    fn exposed() -> BTreeMap<String, (String, Vec<String>)> {
         let metrics = Metrics::new();
         metrics.count(Count::Denied(None));
         metrics.count(Count::Failed(None));
@@ -162,21 +162,31 @@ mod tests {
         metrics.api_call(Call { verb: "get", resource: "pods", outcome: Outcome::Ok });
         let text = metrics.text(&Present::default());
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let name = |line: &str| {
+        let described = |line: &str| {
             let (name, kind) = line.split_once(' ').expect("a type");
-            (if kind == "counter" { format!("{name}_total") } else { name.to_owned() }, kind.to_owned())
+            let samples = match kind {
+                "counter" => format!("{name}_total"),
+                "histogram" => format!("{name}_bucket"),
+                _ => name.to_owned(),
+            };
+            let sample = text.lines().find_map(|line| line.strip_prefix(&samples)).expect("a sample");
+            let labels = sample.strip_prefix('{').and_then(|labels| labels.split_once('}')).unwrap_or_default().0;
+            let labels = labels.split(',').filter_map(|label| label.split_once('=')).map(|(label, _)| label.to_owned());
+            let name = if kind == "counter" { samples } else { name.to_owned() };
+            (name, (kind.to_owned(), labels.filter(|label| label != "le").collect()))
         };
-        types.map(name).collect()
+        types.map(described).collect()
     }
 
     #[test]
-    fn the_readme_names_every_metric_with_its_type() {
+    fn the_readme_names_every_metric_with_its_type_and_labels() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(path).expect("a file");
         let rows = readme.lines().filter(|line| line.starts_with("| `vault_token_operator_"));
         let row = |line: &str| {
-            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect();
-            (cells[1].clone(), cells[2].clone())
+            let cells: Vec<_> = line.split('|').map(|cell| cell.replace('`', "").trim().to_owned()).collect();
+            let labels = cells[3].split(", ").filter(|label| !label.is_empty()).map(str::to_owned);
+            (cells[1].clone(), (cells[2].clone(), labels.collect()))
         };
         assert_eq!(rows.map(row).collect::<BTreeMap<_, _>>(), exposed());
     }

@@ -8,6 +8,7 @@ mod states;
 use crate::support::Cluster;
 use promtool::Rules;
 use samples::Case;
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Names of the operator's metrics in some text.
@@ -29,12 +30,19 @@ async fn every_alert_fires_on_what_the_operator_told_when_it_should_and_none_whi
     let told: BTreeSet<_> = cases.iter().flat_map(Case::names).collect();
     let dashboard = testbed::project::root().join("config/monitoring/dashboard.json");
     let dashboard = std::fs::read_to_string(dashboard).expect("a dashboard");
-    serde_json::from_str::<serde_json::Value>(&dashboard).expect("JSON");
+    let panels = expressions(&serde_json::from_str(&dashboard).expect("JSON"));
     for text in [rules.expressions(), dashboard] {
         let unknown: Vec<_> = named(&text).into_iter().filter(|name| !told.contains(name)).collect();
         assert_eq!(unknown, Vec::<String>::new(), "no operator tells these");
     }
 
     let folder = cluster.system.testbed().run().folder("alerts").expect("a folder");
-    promtool::check(&folder, &rules, &cases).await;
+    promtool::check(&folder, &rules, &panels, &cases).await;
+}
+
+/// All that the panels of a dashboard ask Prometheus.
+fn expressions(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    targets.map(|target| target["expr"].as_str().expect("an expression").to_owned()).collect()
 }

@@ -47,17 +47,25 @@ impl Rules {
     }
 }
 
-/// Checks the rules, and that of each case just those alerts fire that should.
-pub async fn check(folder: &Path, rules: &Rules, cases: &[Case]) {
+/// Checks the rules and the expressions of the dashboard's panels, and that of each case just those alerts fire that should.
+pub async fn check(folder: &Path, rules: &Rules, panels: &[String], cases: &[Case]) {
     let settings = Settings::from_env().expect("settings");
     let obtained = tokio::task::spawn_blocking(move || components::obtain(Component::Promtool, &settings)).await;
     let promtool = obtained.expect("no panic").expect("promtool").path;
     let tests: Vec<_> = cases.iter().map(Case::test).collect();
     let tests = json!({ "rule_files": ["rules.json"], "evaluation_interval": "30s", "tests": tests });
-    for (name, content) in [("rules.json", &rules.0), ("tests.json", &tests)] {
+    // Grafana puts a duration there. As rules, each under a name, they can be checked as rules are.
+    let panels = panels.iter().map(|expression| expression.replace("$__rate_interval", "5m")).enumerate();
+    let panels: Vec<_> = panels.map(|(n, expr)| json!({ "record": format!("panel:{n}"), "expr": expr })).collect();
+    let panels = json!({ "groups": [{ "name": "dashboard", "rules": panels }] });
+    for (name, content) in [("rules.json", &rules.0), ("tests.json", &tests), ("panels.json", &panels)] {
         std::fs::write(folder.join(name), content.to_string()).expect("written");
     }
-    for arguments in [["check", "rules", "--lint-fatal", "rules.json"].as_slice(), &["test", "rules", "tests.json"]] {
+    for arguments in [
+        ["check", "rules", "--lint-fatal", "rules.json"].as_slice(),
+        &["check", "rules", "panels.json"],
+        &["test", "rules", "tests.json"],
+    ] {
         let mut command = process::clean_command(&promtool, folder).expect("a command");
         command.args(arguments).current_dir(folder);
         let output = process::capture("promtool", command, folder, LIMIT).await.expect("promtool runs");

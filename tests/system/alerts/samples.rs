@@ -37,9 +37,13 @@ impl Scrape {
 
     /// The same with one series of another replica.
     pub fn with(&self, other: &Self, series: &str) -> Self {
-        let series = format!("vault_token_operator_{series}");
-        let value = other.0.get(&series).expect("the series").clone();
-        Self(self.0.clone().into_iter().chain([(series, value)]).collect())
+        self.told(series, other.value(series))
+    }
+
+    /// The same with another value of one series.
+    pub fn told(&self, series: &str, value: f64) -> Self {
+        let series = (format!("vault_token_operator_{series}"), value.to_string());
+        Self(self.0.clone().into_iter().chain([series]).collect())
     }
 
     fn read(text: &str) -> Self {

@@ -9,21 +9,23 @@ use crate::stranger::post;
 use crate::support::{Cluster, LIMIT};
 use crate::sweep::{ROLE_PATH, meta, token};
 use futures::stream::{self, StreamExt};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::process::Process;
 use testbed::project;
 use testbed::proxy::{Break, Fault, Proxy};
+use testbed::system::System;
 use vault_token_operator::api::{Phase, request_name};
+use vault_token_operator::seal::Receipt;
 use vault_token_operator::wire::{Outcome, PUSH_PATH};
 
 /// Longer than deliveries and revocations may take before somebody is told.
 const OUTAGE: Duration = Duration::from_secs(32);
 
-/// Longer than any watch goes without being taken up before somebody is told.
-const SILENCE: Duration = Duration::from_secs(92);
+/// Longer than any watch goes without being taken up before somebody is told, and before the replica is to be started anew.
+const SILENCE: Duration = Duration::from_secs(182);
 
 /// How many requests wait for Vault at once: more than may wait for their turn for long, and than have one.
 const CROWD: usize = 90;
@@ -44,7 +46,8 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
         until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
     let stopped = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
-    cases.extend([intercepted(cluster).await, foreign_push(cluster).await, unchecked(cluster).await]);
+    cases.extend([intercepted(cluster).await, used_up(cluster).await, unchecked(cluster).await]);
+    cases.extend([foreign_push(cluster).await, false_answer(cluster).await]);
     cases.extend([lacks_rights(cluster).await, has_rights(cluster).await, may_not_sweep(cluster).await]);
     cases.extend([lost_grants(cluster).await, held_grants(cluster).await, many_orphans(cluster).await]);
     cases.extend(outage(cluster).await);
@@ -52,6 +55,14 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
     cases.push(waived(cluster).await);
     cases.extend([sweep_fails(cluster).await, no_leader(cluster, well.clone()).await]);
     cases.push(stopped.told(&well).await);
+    // Nothing holds a look up for so long: the number alone is not the operator's.
+    let after = well.told("longest_look_seconds", 301.0);
+    cases.push(Case {
+        name: "a look has stopped",
+        before: well.clone(),
+        after,
+        fires: vec!["VaultTokenOperatorSilent"],
+    });
     cluster.system.kill_operator();
     let fires = vec!["VaultTokenOperatorAway"];
     cases.push(Case { name: "no operator", before: well, after: Scrape::of(cluster).await, fires });
@@ -83,6 +94,8 @@ impl Stopped {
         tokio::time::sleep(SILENCE.saturating_sub(self.since.elapsed())).await;
         self.api.follow(|_| Fault::Before(Break::Silence));
         self.process.resume();
+        let (healthy, text) = System::probe(&self.health, "healthz").await.expect("an answer");
+        assert!(healthy == StatusCode::SERVICE_UNAVAILABLE && text.contains("was not taken up"), "{healthy}: {text}");
         let after = well.with(&Scrape::at(&self.health).await, "watch_silence_seconds");
         Case { name: "a replica has stopped", before: well.clone(), after, fires: vec!["VaultTokenOperatorSilent"] }
     }
@@ -186,6 +199,38 @@ async fn foreign_push(cluster: &Cluster) -> Case {
     let series = "alarms_total{kind=\"foreign_push\"}";
     let after = until(cluster, "a push was refused", |scrape| scrape.value(series) == 1.0).await;
     Case { name: "somebody pushes", before, after, fires: vec!["VaultTokenForeignPushes"] }
+}
+
+/// Somebody used a wrapping token, and Vault does not know what was in it any more.
+async fn used_up(cluster: &Cluster) -> Case {
+    let before = Scrape::of(cluster).await;
+    let namespace = cluster.namespace("used-up").await;
+    let played = Played::new(cluster, &namespace).await;
+    played
+        .answer(async |parcel, receipt, attempt| {
+            let made = unwrap(cluster, &parcel).await;
+            let accessor = json!({ "accessor": made["auth"]["accessor"] });
+            cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&accessor)).await.expect("revoked");
+            played.signed(&receipt, attempt, Outcome::Intercepted)
+        })
+        .await;
+    let series = "alarms_total{kind=\"token_gone\"}";
+    let after = until(cluster, "a token is gone", |scrape| scrape.value(series) == 1.0).await;
+    cluster.kubelet.remove(cluster.plane(), &played.pod).await.expect("removed");
+    Case { name: "somebody used a wrapping token up", before, after, fires: vec!["VaultTokenGone"] }
+}
+
+/// Somebody answers for an init container who has not opened what was pushed.
+async fn false_answer(cluster: &Cluster) -> Case {
+    let before = Scrape::of(cluster).await;
+    let namespace = cluster.namespace("false-answer").await;
+    let played = Played::new(cluster, &namespace).await;
+    let other = Receipt::generate().expect("a receipt");
+    played.answer(async |_, _, attempt| played.signed(&other, attempt, Outcome::Stored)).await;
+    let series = "alarms_total{kind=\"answer_unconfirmed\"}";
+    let after = until(cluster, "an answer was not confirmed", |scrape| scrape.value(series) == 1.0).await;
+    cluster.kubelet.remove(cluster.plane(), &played.pod).await.expect("removed");
+    Case { name: "somebody answers", before, after, fires: vec!["VaultTokenForeignPushes"] }
 }
 
 async fn unchecked(cluster: &Cluster) -> Case {

@@ -247,7 +247,8 @@ impl System {
         Self::probe(address, path).await.map(|(_, text)| text)
     }
 
-    async fn probe(address: &str, path: &str) -> Result<(StatusCode, String), Error> {
+    /// What a probe of the kubelet's sees at this path of the operator whose endpoint is at this address.
+    pub async fn probe(address: &str, path: &str) -> Result<(StatusCode, String), Error> {
         let failed = |source| Error::Http { what: format!("could not ask the operator for its {path}"), source };
         let answer = plain_client()?.get(format!("http://{address}/{path}")).send().await.map_err(failed)?;
         let status = answer.status();
