@@ -146,6 +146,27 @@ async fn the_chart_is_what_config_is() {
 }
 
 #[tokio::test]
+async fn the_operator_runs_with_no_more_than_it_needs_and_is_looked_after() {
+    let mut objects = config_objects(&[]).await;
+    let budget = objects["PodDisruptionBudget vault-token-operator/vault-token-operator"]["spec"].clone();
+    let deployment = &deployment(&mut objects)["spec"];
+    assert_eq!((&deployment["replicas"], &budget["maxUnavailable"]), (&json!(2), &json!(1)));
+    assert_eq!(budget["selector"], deployment["selector"]);
+    let pod = &deployment["template"]["spec"];
+    let context = json!({ "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } });
+    assert_eq!(pod["securityContext"], context);
+    let spread = &pod["topologySpreadConstraints"][0];
+    assert_eq!((&spread["topologyKey"], &spread["maxSkew"]), (&json!("kubernetes.io/hostname"), &json!(1)));
+    let container = &pod["containers"][0];
+    let context = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } });
+    assert_eq!(container["securityContext"], context);
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "health" }));
+    }
+    assert!(container["resources"]["limits"]["memory"].is_string());
+}
+
+#[tokio::test]
 async fn each_value_has_its_place() {
     let mut rendered = chart_objects(&json!({
         "cluster": "east",

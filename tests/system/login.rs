@@ -155,6 +155,7 @@ async fn token_file() {
 async fn an_operator_that_ends_gives_its_login_back() {
     // Of its own: those of other tests would be counted, too.
     let cluster = &Cluster::start().await;
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
     let namespace = cluster.namespace("ends").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let logins = async || cluster.live_tokens_where("role", "vault-token-operator").await;

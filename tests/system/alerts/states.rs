@@ -46,8 +46,8 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
         until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
     let stopped = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
-    cases.extend([intercepted(cluster).await, used_up(cluster).await, unchecked(cluster).await]);
-    cases.extend([foreign_push(cluster).await, false_answer(cluster).await]);
+    cases.extend([intercepted(cluster).await, used_up(cluster).await]);
+    cases.extend([foreign_push(cluster).await, false_answer(cluster).await, unchecked(cluster).await]);
     cases.extend([lacks_rights(cluster).await, has_rights(cluster).await, may_not_sweep(cluster).await]);
     cases.extend([lost_grants(cluster).await, held_grants(cluster).await, many_orphans(cluster).await]);
     cases.extend(outage(cluster).await);
