@@ -5,9 +5,12 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use testbed::components::{self, Component};
 use testbed::demo::Existing;
 use testbed::node::Node;
+use testbed::process;
 use testbed::project;
+use testbed::settings::Settings;
 use testbed::vault::{StatusCode, VaultServer};
 use testbed::{Error, Testbed, report, world};
 
@@ -29,8 +32,9 @@ impl Cluster {
         self.cluster.image_size()
     }
 
-    pub async fn install(&self) {
-        self.cluster.install().await.expect("installed");
+    /// Where a user's own files are that he installs with.
+    pub fn own_folder(&self) -> String {
+        self.testbed().run().folder("install").expect("a folder").to_string_lossy().into_owned()
     }
 
     /// The example in this namespace.
@@ -75,12 +79,21 @@ impl Cluster {
         folder
     }
 
-    /// README.md, "Upgrade and uninstall", once all requests are deleted.
-    pub async fn uninstall(&self) {
-        let folder = self.cluster.installation().expect("a folder");
-        self.must(&["delete", "-k", &folder.to_string_lossy(), "--timeout=90s"]).await;
-        let crds = project::root().join("crds");
-        self.must(&["delete", "-f", &crds.to_string_lossy(), "--timeout=60s"]).await;
+    /// Runs helm as an administrator.
+    pub async fn helm(&self, arguments: &[&str]) {
+        let settings = Settings::from_env().expect("settings");
+        let helm = components::find(Component::Helm, &settings).expect("a look").expect("it was got before").path;
+        let folder = self.testbed().run().folder("helm").expect("a folder");
+        let mut command = process::clean_command(&helm, &folder).expect("a command");
+        command.args(arguments).env("KUBECONFIG", self.testbed().control_plane().admin_kubeconfig());
+        let output = process::capture("helm", command, &folder, LIMIT).await.expect("helm runs");
+        assert!(output.status.success(), "helm {arguments:?}: {}{}", output.stdout, output.stderr);
+    }
+
+    /// Runs Vault's command line as its administrator.
+    pub async fn tell_vault(&self, arguments: &[&str]) {
+        let output = self.vault().command(arguments).await.expect("it runs");
+        assert!(output.status.success(), "vault {arguments:?}: {}{}", output.stdout, output.stderr);
     }
 
     /// Waits until all of the operator's replicas are as they should be.

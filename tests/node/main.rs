@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod cluster;
+mod readme;
 mod scenarios;
 mod workload;
 
@@ -15,6 +16,8 @@ use scenarios::{ALONE, BESIDE, FIRST, LAST, OTHERS, Scenario};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use testbed::components::{self, Component};
+use testbed::settings::Settings;
 use testbed::{node, report, world};
 
 #[tokio::main]
@@ -61,6 +64,8 @@ async fn run<'a>(cluster: &Cluster, scenarios: impl Iterator<Item = &'a Scenario
 
 /// Gets what is not there yet while there is a way out, and goes on in a world of its own.
 async fn outside(name: Option<String>) -> ExitCode {
+    let helm = || components::obtain(Component::Helm, &Settings::from_env()?);
+    tokio::task::spawn_blocking(helm).await.expect("no panic").expect("helm");
     match node::in_world(name.into_iter()).await {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,

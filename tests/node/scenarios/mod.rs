@@ -60,6 +60,7 @@ pub const OTHERS: &[Scenario] = scenarios![
 /// After all others.
 pub const LAST: &[Scenario] = scenarios![
     operator::the_operator_is_uninstalled_as_the_readme_says,
+    operator::helm_installs_and_uninstalls_it_as_the_readme_says,
     operator::the_demo_leaves_a_cluster_that_was_there_before_as_it_was,
 ];
 

@@ -2,24 +2,142 @@
 
 use super::{delete, evict, ready, token, until_over};
 use crate::cluster::Cluster;
+use crate::readme;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use testbed::node::NEXT_OPERATOR_IMAGE;
+use testbed::project;
 
+/// README.md, "Install it in a cluster" with a `kustomization.yaml` of one's own, and config/vault/README.md. Its second step, in which an
+/// image is built, is the testbed's.
 pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
     // There is nothing else in it, and nothing that grows unseen.
     let size = cluster.image_size();
     assert!(size < 15_000_000, "the operator's image has {size} bytes");
-    cluster.install().await;
+
+    readme::run(cluster, &vaults_part(), "", &[]).await;
+    let own = cluster.own_folder();
+    let config = project::path_from(Path::new(&own), "config").expect("a way").to_string_lossy().into_owned();
+    let ca = cluster.vault().ca_path();
+    let pem = std::fs::read_to_string(ca).expect("a certificate").trim_end().replace('\n', "\n              ");
+    let filling = [
+        ("<the project's folder, by a path that is relative to this file's>/config", &*config),
+        ("<your registry>/", ""),
+        ("<name>", "main"),
+        ("<address>", cluster.vault().address()),
+        ("<the CA, as PEM, indented as this line is>", &pem),
+    ];
+    let steps = readme::part("README.md", "\n## Install it in a cluster\n", "\n### With Helm\n");
+    let mine = readme::file(&steps, "resources: [", &filling);
+    let injection = readme::part("README.md", "\n### Injection\n", "\nFurther entries");
+    let patches = readme::file(&injection, "patches:", &filling);
+    let kustomization = format!("{mine}\ncomponents: [{config}/injection]\n{patches}\n");
+    std::fs::write(format!("{own}/kustomization.yaml"), kustomization).expect("written");
+    let (install, allow) = steps.split_once("\n5. ").expect("a fifth step");
+    let install = readme::commands(install);
+    assert_eq!(install.len(), 4, "{install:?}");
+    readme::run(cluster, &install, &own, &[(AUTHORITY, &ca.to_string_lossy())]).await;
+
+    // What the operator says then, and what its workloads may do.
+    let logs = "kubectl -n vault-token-operator logs -l app.kubernetes.io/name=vault-token-operator --prefix --tail=-1";
+    assert!(steps.contains(&format!("`{logs}`")));
+    let words: Vec<_> = logs.split(' ').skip(1).collect();
+    cluster
+        .until("the operator says what it should", async || {
+            let log = cluster.must(&words).await;
+            let said = ["logged in to Vault", "the admission policy is in force", "this replica leads"];
+            if said.iter().all(|words| log.contains(words) && steps.contains(&format!("`{words}`"))) {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        })
+        .await;
+
+    // A service account that was there before: nothing is granted to it yet.
+    let workload = Workload::new(cluster, "fifth").await;
+    cluster.must(&["-n", "fifth", "delete", "rolebinding", "vault-token-requester"]).await;
+    cluster.must(&["delete", "vpb", "fifth-web"]).await;
+    let filling = [("<namespace>", "fifth"), ("<service account>", "web")];
+    std::fs::write(format!("{own}/binding.yaml"), readme::file(allow, "apiVersion: ", &filling)).expect("written");
+    let allow = readme::commands(allow);
+    assert_eq!(allow.len(), 2, "{allow:?}");
+    readme::run(cluster, &allow, &own, &filling).await;
+    cluster.apply("fifth", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "fifth", "web").await;
+    delete(cluster, "fifth").await;
 }
 
+/// What the documents call the file with Vault's authority.
+const AUTHORITY: &str = "<file with the CA of Vault's certificate>";
+
+/// config/vault/README.md, "The operator".
+fn vaults_part() -> Vec<String> {
+    let commands = readme::commands(&readme::part("config/vault/README.md", "\n## The operator\n", "\n- `policy.hcl`"));
+    assert_eq!(commands.len(), 7, "{commands:?}");
+    commands
+}
+
+/// README.md, "Upgrade and uninstall": its commands, and those that stand in the place of some after an installation by helm.
+fn uninstall() -> [Vec<String>; 2] {
+    let part = readme::part("README.md", "\nTo uninstall, let the operator", "\nWhat you made beside that");
+    let (usual, helms) = part.split_once("\nWith Helm, in place of the two lines with `config/`").expect("helm's part");
+    [usual, helms].map(readme::commands)
+}
+
+/// Waits until nothing is left of the product in the cluster, nor in Vault.
+async fn until_nothing_is_left(cluster: &Cluster) {
+    let left = async || {
+        let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings,namespaces,validatingadmissionpolicies,\
+                     validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings";
+        let left = cluster.must(&["get", kinds, "-o", "name"]).await;
+        assert!(left.contains("clusterrole"), "{left}");
+        // Vault's own place in the cluster aside.
+        let of_vault = ["namespace/vault", "clusterrolebinding.rbac.authorization.k8s.io/vault-auth-delegator"];
+        let ours = left.lines().filter(|line| line.contains("vault") && !of_vault.contains(line)).collect::<Vec<_>>();
+        let tokens = cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len();
+        // Each gives its login back when it ends.
+        let logins = cluster.vault().live_tokens_where("role", "vault-token-operator").await.expect("a list").len();
+        let nothing = ours.is_empty() && (tokens, logins) == (0, 0);
+        if nothing { Ok(()) } else { Err(format!("{ours:?}, {tokens} tokens, {logins} logins")) }
+    };
+    cluster.until("nothing is left", left).await;
+}
+
+/// README.md, "With Helm", and "Upgrade and uninstall".
+pub async fn helm_installs_and_uninstalls_it_as_the_readme_says(cluster: &Cluster) {
+    readme::run(cluster, &vaults_part(), "", &[]).await;
+    let own = cluster.own_folder();
+    let part = readme::part("README.md", "\n### With Helm\n", "\n### Variants\n");
+    let filling = [("<name>", "main"), ("<address>", cluster.vault().address()), ("<your registry>/", "")];
+    std::fs::write(format!("{own}/values.yaml"), readme::file(&part, "cluster: ", &filling)).expect("written");
+    let commands = readme::commands(&part);
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    readme::run(cluster, &commands, &own, &[(AUTHORITY, &cluster.vault().ca_path().to_string_lossy())]).await;
+    cluster.roll_out().await;
+    let workload = Workload::new(cluster, "helmed").await;
+    cluster.apply("helmed", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "helmed", "web").await;
+    assert!(cluster.accepts(&token(cluster, "helmed", "web").await).await);
+
+    let [usual, helms] = uninstall();
+    let (before, after): (Vec<_>, Vec<_>) =
+        usual.into_iter().partition(|command| command.contains(" rolebinding ") || command.contains(" vtr "));
+    let after = after.into_iter().filter(|command| !command.contains("config/")).collect::<Vec<_>>();
+    let filling = [("<its name>", "vault-token-requester"), ("<namespace>", "helmed")];
+    readme::run(cluster, &[before, helms, after].concat(), &own, &filling).await;
+    cluster.must(&["delete", "namespace", "helmed", "--timeout=60s"]).await;
+    until_nothing_is_left(cluster).await;
+}
 /// Once the product is not there any more.
 pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: &Cluster) {
-    // Where the scenario before it was left out.
+    // Where the scenarios before it were left out.
     if cluster.must(&["get", "crds", "-o", "name"]).await.contains("vaulttokenrequests") {
-        cluster.uninstall().await;
+        let (own, [commands, _]) = (cluster.own_folder(), uninstall());
+        readme::run(cluster, &commands[1..], &own, &[]).await;
     }
     cluster.node().import(&testbed::node::openbao_image().expect("an image")).await.expect("imported");
     let before = objects(cluster).await;
@@ -81,24 +199,12 @@ pub async fn the_operator_is_uninstalled_as_the_readme_says(cluster: &Cluster) {
     // The demo does not remove in the end what others have installed.
     let refused = refusal(cluster).await;
     assert!(refused.contains("namespace/vault-token-operator") && refused.contains("nothing was changed"), "{refused}");
-    cluster.must(&["-n", "last", "delete", "rolebinding", "vault-token-requester"]).await;
-    cluster.must(&["delete", "vtr", "-A", "--all", "--timeout=60s"]).await;
-    assert_eq!(cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len(), 0);
-    cluster.uninstall().await;
-    let logins =
-        async || match cluster.vault().live_tokens_where("role", "vault-token-operator").await.expect("a list").len() {
-            0 => Ok(()),
-            count => Err(format!("{count} logins of the operator's")),
-        };
-    cluster.until("the operator has given its logins back", logins).await;
+    let [commands, _] = uninstall();
+    assert_eq!(commands.len(), 11, "{commands:?}");
+    let filling = [("<its name>", "vault-token-requester"), ("<namespace>", "last")];
+    readme::run(cluster, &commands, &cluster.own_folder(), &filling).await;
     cluster.must(&["delete", "namespace", "last", "--timeout=60s"]).await;
-    let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings,namespaces,validatingadmissionpolicies,\
-                 validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings";
-    let left = cluster.must(&["get", kinds, "-o", "name"]).await;
-    // Vault's own place in the cluster aside.
-    let of_vault = ["namespace/vault", "clusterrolebinding.rbac.authorization.k8s.io/vault-auth-delegator"];
-    let ours = left.lines().filter(|line| line.contains("vault") && !of_vault.contains(line)).collect::<Vec<_>>();
-    assert!(left.contains("clusterrole") && ours.is_empty(), "{ours:?}");
+    until_nothing_is_left(cluster).await;
 }
 
 pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {
