@@ -93,7 +93,7 @@ pub async fn a_restarted_container_and_a_new_sandbox_keep_the_one_token(cluster:
     assert_eq!(cluster.live("restarts").await, 1);
 
     // As when its machine starts again: what was in memory is lost.
-    for file in ["token", "accessor"] {
+    for file in ["token", "secret.json"] {
         std::fs::remove_file(volume(&uid).join(file)).expect("removed");
     }
     kill(&uid, "sleep 2147483647");
