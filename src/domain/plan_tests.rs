@@ -4,7 +4,7 @@ use super::super::rules::Rules;
 use super::*;
 use crate::api::AttemptOutcome;
 use crate::domain::grant::tests::{limits, request, rules};
-use crate::domain::pod::tests::pod;
+use crate::domain::pod::tests::{app, pod};
 use crate::domain::status::Draft;
 use crate::domain::token::{Expiry, Minted, Qualities};
 use crate::seal::Receipt;
@@ -144,7 +144,7 @@ fn an_attempt_that_waited_for_vault_is_minted_only_for_what_the_pod_may_have_now
     let step = |pod: &Observation| decided(&minting, Some(pod), &hand, None);
     let gone = step(&Observation::Absent);
     assert!(matches!(gone, Step::Fail(why) if why.reason == Reason::PodNotFound));
-    let ended = json!({"status": {"phase": "Running"}});
+    let ended = json!({"status": app(json!({"running": {}}))});
     assert!(matches!(step(&living(ended)), Step::Fail(why) if why.reason == Reason::InitContainerEnded));
     let root = json!({"metadata": {"annotations": {"vaultproject.io/policies": "root"}}});
     assert!(matches!(step(&living(root)), Step::Fail(why) if why.reason == Reason::PoliciesInvalid));
@@ -437,7 +437,7 @@ fn finished_requests_are_kept_for_a_while() {
 
 #[test]
 fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
-    let running = living(json!({"status": {"phase": "Running"}}));
+    let running = living(json!({"status": app(json!({"running": {}}))}));
     for phase in [Phase::Issued, Phase::Revoking] {
         let step = decided(&in_phase(phase, 1), Some(&running), &Hand::Empty, None);
         assert!(matches!(&step, Step::Wait(why) if why.reason == Reason::DeliveryForgotten), "{phase}: {step:?}");
@@ -449,7 +449,7 @@ fn rule_10_a_token_that_the_pod_may_be_using_is_not_abandoned() {
 
 #[test]
 fn rule_10_a_pod_that_keeps_quiet_about_its_tokens_keeps_the_newest_alone() {
-    let running = living(json!({"status": {"phase": "Running"}}));
+    let running = living(json!({"status": app(json!({"running": {}}))}));
     let numbered = |name: &str, sequence| {
         let mut request = in_phase(Phase::Issued, 1);
         request.metadata.name = Some(name.to_owned());
@@ -479,7 +479,7 @@ fn rule_10_a_pod_that_keeps_quiet_about_its_tokens_keeps_the_newest_alone() {
 
 #[test]
 fn i4_a_pod_that_keeps_quiet_about_its_token_keeps_it_no_longer_than_it_is_granted() {
-    let running = living(json!({"status": {"phase": "Running"}}));
+    let running = living(json!({"status": app(json!({"running": {}}))}));
     for phase in [Phase::Issued, Phase::Revoking] {
         let request = in_phase(phase, 1);
         let step = decided_ungranted(&request, &running);

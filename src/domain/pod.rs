@@ -1,7 +1,7 @@
 //! What a decision needs of a pod, read from the API server's object once and carried as plain data.
 
 use crate::api::{POLICIES_ANNOTATION, TTL_ANNOTATION};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use std::net::IpAddr;
 
 /// A pod as a fresh read shows it.
@@ -50,7 +50,7 @@ pub enum InitState {
     Waiting,
     /// It runs.
     Running,
-    /// It ended well, or the pod is past its initialization.
+    /// It ended well, or the pod's app runs, which it does only once all init containers have ended.
     Ended,
 }
 
@@ -93,24 +93,22 @@ fn init_state(pod: &Pod, name: &str) -> InitState {
     if declared.is_none_or(|containers| !containers.iter().any(|container| asks(&container))) {
         return InitState::Unknown;
     }
-    if initialized(pod) {
-        return InitState::Ended;
-    }
-    let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
-    let status = statuses.and_then(|all| all.iter().find(|status| status.name == name));
-    match status.and_then(|status: &ContainerStatus| status.state.as_ref()) {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|status| status.init_container_statuses.iter().flatten().find(|it| it.name == name));
+    match init.and_then(|init| init.state.as_ref()) {
+        // Whatever is said of the init container itself. The phase, and the condition Initialized, say nothing: they stay as they are
+        // where a pod initializes once more, as after its machine has started anew.
+        _ if status.is_some_and(app_runs) => InitState::Ended,
         Some(state) if state.running.is_some() => InitState::Running,
         Some(state) if state.terminated.as_ref().is_some_and(|end| end.exit_code == 0) => InitState::Ended,
         _ => InitState::Waiting,
     }
 }
 
-/// Whether the pod is past its initialization, whatever its containers' states say.
-fn initialized(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Initialized");
-    condition.is_some_and(|condition| condition.status == "True")
-        || status.phase.as_deref().is_some_and(|phase| phase != "Pending")
+/// Whether a container runs that only runs in pods that have initialized.
+fn app_runs(status: &PodStatus) -> bool {
+    let mut states = status.container_statuses.iter().flatten().filter_map(|container| container.state.as_ref());
+    states.any(|state| state.running.is_some())
 }
 
 #[cfg(test)]
@@ -156,8 +154,20 @@ pub(crate) mod tests {
         assert_eq!(read(json!({"status": {"initContainerStatuses": null}})), InitState::Waiting);
         let sidecar = json!({"spec": {"initContainers": [{"name": "vault-init", "restartPolicy": "Always"}]}});
         assert_eq!(read(sidecar), InitState::Unknown, "a native sidecar runs long after the pod has initialized");
-        let done = json!({"status": {"conditions": [{"type": "Initialized", "status": "True"}]}});
-        assert_eq!(read(done), InitState::Ended, "a running container does not make an initialized pod initialize");
-        assert_eq!(read(json!({"status": {"phase": "Running"}})), InitState::Ended);
+    }
+
+    /// What the status of a pod has whose app is in this state.
+    pub(crate) fn app(state: serde_json::Value) -> serde_json::Value {
+        json!({"phase": "Running", "conditions": [{"type": "Initialized", "status": "True"}],
+            "containerStatuses": [{"name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]})
+    }
+
+    #[test]
+    fn a_pod_initializes_once_more_only_while_its_app_does_not_run() {
+        let read = |state| PodFacts::read(&pod(json!({"status": app(state)})), "vault-init").init;
+        assert_eq!(read(json!({"running": {}})), InitState::Ended, "whatever its init container's state says");
+        for state in [json!({"terminated": {"exitCode": 137}}), json!({"waiting": {"reason": "PodInitializing"}})] {
+            assert_eq!(read(state), InitState::Running, "its sandbox is another one");
+        }
     }
 }

@@ -243,7 +243,7 @@ mod tests {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let deny = duties().paths().into_iter().map(|path| (path, words(&["deny"])));
         let mut told: Capabilities = deny.collect();
-        let usual: [(&str, &[&str]); 7] = [
+        let usual: [(&str, &[&str]); 8] = [
             ("auth/token/create/role", &["create", "sudo", "update"]),
             ("auth/token/roles/role", &["read"]),
             ("auth/token/lookup-accessor", &["update"]),
@@ -251,6 +251,7 @@ mod tests {
             ("auth/token/revoke-accessor", &["update"]),
             ("auth/token/lookup-self", &["read"]),
             ("auth/token/renew-self", &["update"]),
+            ("auth/token/revoke-self", &["update"]),
         ];
         for (path, capabilities) in usual.iter().chain(changes) {
             told.insert((*path).to_owned(), words(capabilities));
@@ -281,6 +282,7 @@ mod tests {
             ("auth/token/roles/role", &["deny"], "TokenRoleUnreadable"),
             ("auth/token/lookup-self", &["update"], "cannot look at its own login"),
             ("auth/token/renew-self", &["deny"], "cannot renew its own login"),
+            ("auth/token/revoke-self", &["deny"], "cannot give its own login back"),
         ] {
             let rights = duties().judge(&told(&[(path, has)]));
             let Rights::Told { missing, excess } = &rights else { panic!("{rights:?}") };
@@ -289,7 +291,7 @@ mod tests {
             assert!(rights.describe().contains(words), "{}", rights.describe());
         }
         let rights = duties().judge(&Capabilities::new());
-        assert!(matches!(&rights, Rights::Told { missing, .. } if missing.len() == 7), "{rights:?}");
+        assert!(matches!(&rights, Rights::Told { missing, .. } if missing.len() == 8), "{rights:?}");
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
     use crate::api::{Attempt, AttemptOutcome, VaultTokenRequestStatus};
     use crate::domain::grant::tests::request;
     use crate::domain::pod::PodFacts;
-    use crate::domain::pod::tests::pod;
+    use crate::domain::pod::tests::{app, pod};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
@@ -241,9 +241,9 @@ mod tests {
     #[test]
     fn rule_10_a_token_that_the_pod_may_be_using_is_kept_until_a_request_says_what_became_of_it() {
         let seen = |patch| Observation::Present(PodFacts::read(&pod(patch), "vault-init"));
-        let running = seen(json!({"metadata": {"uid": "p"}, "status": {"phase": "Running"}}));
+        let running = seen(json!({"metadata": {"uid": "p"}, "status": app(json!({"running": {}}))}));
         let initializing = seen(json!({"metadata": {"uid": "p"}}));
-        let another = seen(json!({"metadata": {"uid": "another"}, "status": {"phase": "Running"}}));
+        let another = seen(json!({"metadata": {"uid": "another"}, "status": app(json!({"running": {}}))}));
         let finished = seen(json!({"metadata": {"uid": "p"}, "status": {"phase": "Succeeded"}}));
         let numbered = |sequence, phase| {
             let mut request = request();

@@ -102,7 +102,7 @@ stops! {
         ("src/domain/grant.rs", "if !request.has_finalizer() {", "if !OFF && !request.has_finalizer() {"),
     ]);
     INIT_RUNNING: "init-running", "served only while the init container runs, by the pod's own status", Code(&[
-        ("src/domain/pod.rs", "    if initialized(pod) {", "    if OFF {\n        return InitState::Running;\n    }\n    if initialized(pod) {"),
+        ("src/domain/pod.rs", "    let status = pod.status.as_ref();\n    let init = status", "    if OFF {\n        return InitState::Running;\n    }\n    let status = pod.status.as_ref();\n    let init = status"),
     ]);
     HOST_NETWORK: "host-network", "nothing is pushed to an address that a pod shares with its node", Code(&[
         ("src/domain/grant.rs", "if facts.host_network && delivery == Delivery::Push {",

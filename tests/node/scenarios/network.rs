@@ -1,9 +1,10 @@
 //! What NetworkPolicies let through.
 
-use super::restarts::{kill, until_restarted};
+use super::restarts::{send, until_restarted};
 use super::{delete, ready, token, until_live};
 use crate::cluster::Cluster;
 use crate::workload::{self, SLEEPS, Workload};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use testbed::world;
 
@@ -143,7 +144,7 @@ pub async fn the_operator_in_its_own_network_policy_does_all_it_does(cluster: &C
     for replica in replicas {
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let (name, address) = (text(&replica["metadata"]["name"]), text(&replica["status"]["podIP"]));
-        kill(&text(&replica["metadata"]["uid"]), "/vault-token-operator run");
+        send(Signal::TERM, &text(&replica["metadata"]["uid"]), "/vault-token-operator run");
         until_restarted(cluster, OPERATOR, &name, "containerStatuses", 1).await;
         // The end of what it reads would be the end of the connection, too, so that nothing of it is piped in.
         let get = "printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n'; busybox cat >&2";

@@ -8,7 +8,12 @@ use serde_json::json;
 use std::path::PathBuf;
 
 /// Kills the process of a pod whose command has this in it, as the kernel does when memory runs out.
-pub fn kill(pod_uid: &str, command: &str) {
+fn kill(pod_uid: &str, command: &str) {
+    send(Signal::KILL, pod_uid, command);
+}
+
+/// Sends a signal to the process of a pod whose command has this in it.
+pub fn send(signal: Signal, pod_uid: &str, command: &str) {
     let processes: Vec<_> = std::fs::read_dir("/proc")
         .expect("processes")
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse::<i32>().ok())
@@ -18,7 +23,7 @@ pub fn kill(pod_uid: &str, command: &str) {
         })
         .collect();
     let [id] = processes[..] else { panic!("{command} of {pod_uid} runs as {processes:?}") };
-    kill_process(Pid::from_raw(id).expect("an id"), Signal::KILL).expect("killed");
+    kill_process(Pid::from_raw(id).expect("an id"), signal).expect("it was there");
 }
 
 /// Waits until a container of a pod was started so many times more.
