@@ -81,8 +81,8 @@ impl Cluster {
 
     /// Runs helm as an administrator.
     pub async fn helm(&self, arguments: &[&str]) {
-        let settings = Settings::from_env().expect("settings");
-        let helm = components::find(Component::Helm, &settings).expect("a look").expect("it was got before").path;
+        let obtain = || components::obtain(Component::Helm, &Settings::from_env()?);
+        let helm = tokio::task::spawn_blocking(obtain).await.expect("no panic").expect("helm").path;
         let folder = self.testbed().run().folder("helm").expect("a folder");
         let mut command = process::clean_command(&helm, &folder).expect("a command");
         command.args(arguments).env("KUBECONFIG", self.testbed().control_plane().admin_kubeconfig());
