@@ -36,7 +36,7 @@ ci:
 simulate schedules="1000000":
     SIMULATION_SCHEDULES={{ schedules }} cargo test --profile fuzz --test simulation
 
-# Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (about an hour and a half); needs a C++ compiler.
+# Throws ten million inputs at each thing that reads what comes from outside, guided by coverage (about three quarters of an hour); needs a C++ compiler.
 fuzz executions="10000000" *targets:
     tests/fuzz/run {{ executions }} {{ targets }}
 
