@@ -30,6 +30,10 @@ const CALL_DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 /// How long after it could have been deleted a compromised request is looked at again whose pod still lives.
 const WARNING_RECHECK: SignedDuration = SignedDuration::from_secs(600);
 
+/// How long a kubelet may take to say that an init container runs, which has asked by then, and how soon it is looked whether it has.
+const KUBELET_LAG: SignedDuration = SignedDuration::from_secs(30);
+const KUBELET_RECHECK: SignedDuration = SignedDuration::from_secs(1);
+
 /// Everything that the next step of one request depends on.
 #[derive(Debug)]
 pub struct Observed<'a> {
@@ -246,10 +250,22 @@ fn begin(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Step {
         }
         (Verdict::Denied(why), _) if status.attempts == 0 => Step::Deny(why),
         (Verdict::Denied(why) | Verdict::Ended(why), _) => Step::Fail(why),
+        // Whoever has just asked may be granted it by now, and its kubelet about to say that it runs: it is not over yet.
+        (Verdict::NotYet(why), _)
+            if why.reason == Reason::InitContainerNotRunning && status.awaits_grant() && is_new(observed) =>
+        {
+            Step::Later(observed.now.checked_add(KUBELET_RECHECK).unwrap_or(observed.now))
+        }
         (Verdict::NotYet(why), _) => Step::Wait(why),
         (Verdict::Granted(grant), Observation::Present(facts)) => attempt(observed, status, grant, facts),
         (Verdict::Granted(_), Observation::Absent) => Step::Settle,
     }
+}
+
+/// Whether the request was made so short a time ago that its kubelet may not have said yet that its init container runs.
+fn is_new(observed: &Observed<'_>) -> bool {
+    let created = observed.request.metadata.creation_timestamp.as_ref();
+    created.and_then(|created| created.0.checked_add(KUBELET_LAG).ok()).is_some_and(|until| observed.now < until)
 }
 
 /// Nothing is made for a request that nothing has checked, nor for a pod whose wrapping token somebody else has used: whoever did could

@@ -646,6 +646,14 @@ fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
         let next = decided(&waiting, Some(&alive), &Hand::Empty, None);
         assert!(matches!(next, Step::Intend(_)), "{reason}: {next:?}");
     }
+    // Where its kubelet has not said yet that its init container runs, it is not over.
+    let late = living(json!({"status": {"initContainerStatuses": null}}));
+    let mut young = denied.clone();
+    young.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    let step = |second| decide(&Observed { now: at(second), ..observed(&young, Some(&late), &Hand::Empty, &limits) });
+    assert_eq!(step(NOW + 5), Step::Later(at(NOW + 6)));
+    let waits = step(NOW + 31);
+    assert!(matches!(&waits, Step::Wait(why) if why.reason == Reason::InitContainerNotRunning), "{waits:?}");
     // Where nobody waits for it any more, it is over, and leaves its name to others.
     assert!(held_up(Reason::InitContainerNotRunning).is_over());
 }

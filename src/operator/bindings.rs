@@ -14,11 +14,14 @@ use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use serde_json::json;
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 /// How often it is looked whether Vault has the token roles.
 const RECHECK: Duration = Duration::from_secs(60);
+
+/// How long a service account that was found is taken to be there.
+const ACCOUNTS_RECHECK: Duration = Duration::from_secs(600);
 
 /// Service accounts are looked for in the namespaces of a subject that has no more of them.
 const LOOKED_INTO: usize = 16;
@@ -42,12 +45,13 @@ pub struct Statuses {
 /// Writes statuses for as long as it is polled and this replica leads.
 pub async fn run(mut statuses: Statuses) {
     let mut number = 0;
+    let mut accounts = Accounts { client: statuses.client.clone(), found: HashSet::new(), since: Instant::now() };
     loop {
         statuses.leadership.elected(0).await;
         let edition = statuses.rulebook.edition();
         if edition.number > 0 {
             number = edition.number;
-            statuses.write(&edition).await;
+            statuses.write(&edition, &mut accounts).await;
         }
         tokio::select! {
             _ = statuses.rulebook.changed(number) => {}
@@ -56,8 +60,58 @@ pub async fn run(mut statuses: Statuses) {
     }
 }
 
+/// The service accounts that were found not long ago.
+struct Accounts {
+    client: Client,
+    /// By namespace and name.
+    found: HashSet<(String, String)>,
+    since: Instant,
+}
+
+impl Accounts {
+    /// The service accounts that subjects name and none of their namespaces has: one phrase for each such subject.
+    async fn missing(&mut self, rules: &Rules, spec: &VaultPolicyBindingSpec) -> Result<Vec<String>, Error> {
+        if self.since.elapsed() > ACCOUNTS_RECHECK {
+            self.found.clear();
+            self.since = Instant::now();
+        }
+        let mut phrases = Vec::new();
+        for (index, subject) in spec.subjects.iter().enumerate() {
+            let namespaces = rules.namespaces_of(subject);
+            if namespaces.is_empty() || namespaces.len() > LOOKED_INTO {
+                continue;
+            }
+            let mut missing = Vec::new();
+            for account in subject.service_accounts.iter().filter(|account| *account != "*") {
+                if !self.has(&namespaces, account).await? {
+                    missing.push(account.as_str());
+                }
+            }
+            if !missing.is_empty() {
+                phrases.push(format!("subjects[{index}]: there is no service account {}", missing.join(" and no ")));
+            }
+        }
+        Ok(phrases)
+    }
+
+    async fn has(&mut self, namespaces: &[&str], account: &str) -> Result<bool, Error> {
+        for namespace in namespaces {
+            let key = ((*namespace).to_owned(), account.to_owned());
+            if self.found.contains(&key) {
+                return Ok(true);
+            }
+            let accounts: Api<PartialObjectMeta<ServiceAccount>> = Api::namespaced(self.client.clone(), namespace);
+            if bounded(accounts.get_opt(account)).await?.is_some() {
+                self.found.insert(key);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 impl Statuses {
-    async fn write(&self, edition: &Edition) {
+    async fn write(&self, edition: &Edition, accounts: &mut Accounts) {
         let mut roles = HashMap::new();
         for (name, binding) in &*edition.bindings {
             let reach = edition.rules.reach(&binding.spec);
@@ -68,9 +122,15 @@ impl Statuses {
                         roles.insert(rule.token_role.clone(), self.look_for(&rule.token_role).await);
                     }
                     let mut unmatched = edition.rules.unmatched(&binding.spec);
-                    match self.unaccounted(&edition.rules, &binding.spec).await {
-                        Ok(accounts) => unmatched.extend(accounts),
-                        Err(error) => tracing::warn!(%error, binding = name, "cannot look for its service accounts"),
+                    match accounts.missing(&edition.rules, &binding.spec).await {
+                        Ok(missing) => unmatched.extend(missing),
+                        Err(error) => {
+                            tracing::warn!(%error, binding = name, "cannot look for its service accounts");
+                            // What was found before stands, but where there is no right to look.
+                            if error.status() != Some(403) {
+                                continue;
+                            }
+                        }
                     }
                     judge(&rule, reach, &unmatched, roles[&rule.token_role])
                 }
@@ -84,37 +144,6 @@ impl Statuses {
                 tracing::warn!(%error, binding = name, "cannot write the status of a binding yet");
             }
         }
-    }
-
-    /// The service accounts that subjects name and none of their namespaces has: one phrase for each such subject.
-    async fn unaccounted(&self, rules: &Rules, spec: &VaultPolicyBindingSpec) -> Result<Vec<String>, Error> {
-        let mut phrases = Vec::new();
-        for (index, subject) in spec.subjects.iter().enumerate() {
-            let namespaces = rules.namespaces_of(subject);
-            if namespaces.is_empty() || namespaces.len() > LOOKED_INTO {
-                continue;
-            }
-            let mut missing = Vec::new();
-            for account in subject.service_accounts.iter().filter(|account| *account != "*") {
-                if !self.has_account(&namespaces, account).await? {
-                    missing.push(account.as_str());
-                }
-            }
-            if !missing.is_empty() {
-                phrases.push(format!("subjects[{index}]: there is no service account {}", missing.join(" and no ")));
-            }
-        }
-        Ok(phrases)
-    }
-
-    async fn has_account(&self, namespaces: &[&str], account: &str) -> Result<bool, Error> {
-        for namespace in namespaces {
-            let accounts: Api<PartialObjectMeta<ServiceAccount>> = Api::namespaced(self.client.clone(), namespace);
-            if bounded(accounts.get_opt(account)).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     async fn look_for(&self, role: &str) -> Role {

@@ -174,8 +174,7 @@ impl Candidate {
             return held(bounded(self.leases.create(&params(), &lease)).await);
         };
         let spec = lease.spec.take().unwrap_or_default();
-        // Numbers, and comparable (KEP-5504); an object that is made anew has a higher one, too.
-        let version = lease.resource_version().and_then(|version| version.parse().ok());
+        let version = version(&lease);
         if seen.as_ref().is_some_and(|sighting| version.is_some() && version < sighting.version) {
             return Ok(Campaign::Rewound);
         }
@@ -190,7 +189,11 @@ impl Candidate {
         }
         lease.spec = Some(claim(&self.identity, &spec));
         // Guarded by the resourceVersion of what was seen: of two who try, one is refused.
-        held(bounded(self.leases.replace(NAME, &params(), &lease)).await)
+        let written = bounded(self.leases.replace(NAME, &params(), &lease)).await;
+        if let (Ok(lease), Some(sighting)) = (&written, seen) {
+            sighting.version = self::version(lease);
+        }
+        held(written)
     }
 }
 
@@ -209,6 +212,11 @@ impl Leadership {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Its resourceVersion. They are numbers, and comparable (KEP-5504); an object that is made anew has a higher one, too.
+fn version(lease: &Lease) -> Option<u64> {
+    lease.resource_version()?.parse().ok()
 }
 
 /// The Lease as its new or old holder writes it.
