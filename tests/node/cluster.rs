@@ -5,12 +5,9 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use testbed::components::{self, Component};
 use testbed::demo::Existing;
 use testbed::node::Node;
-use testbed::process;
 use testbed::project;
-use testbed::settings::Settings;
 use testbed::vault::{StatusCode, VaultServer};
 use testbed::{Error, Testbed, report, world};
 
@@ -34,7 +31,7 @@ impl Cluster {
 
     /// Where a user's own files are that he installs with.
     pub fn own_folder(&self) -> String {
-        self.testbed().run().folder("install").expect("a folder").to_string_lossy().into_owned()
+        self.cluster.installation().expect("a folder").to_string_lossy().into_owned()
     }
 
     /// The example in this namespace.
@@ -81,12 +78,7 @@ impl Cluster {
 
     /// Runs helm as an administrator.
     pub async fn helm(&self, arguments: &[&str]) {
-        let obtain = || components::obtain(Component::Helm, &Settings::from_env()?);
-        let helm = tokio::task::spawn_blocking(obtain).await.expect("no panic").expect("helm").path;
-        let folder = self.testbed().run().folder("helm").expect("a folder");
-        let mut command = process::clean_command(&helm, &folder).expect("a command");
-        command.args(arguments).env("KUBECONFIG", self.testbed().control_plane().admin_kubeconfig());
-        let output = process::capture("helm", command, &folder, LIMIT).await.expect("helm runs");
+        let output = self.testbed().helm(arguments).await.expect("helm runs");
         assert!(output.status.success(), "helm {arguments:?}: {}{}", output.stdout, output.stderr);
     }
 

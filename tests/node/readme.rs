@@ -45,8 +45,14 @@ pub fn file(text: &str, begins: &str, filling: Filling<'_>) -> String {
     filled(&lines.join("\n"), filling)
 }
 
+/// With all of them put in. What has several lines is indented as the line is where it belongs.
 fn filled(text: &str, filling: Filling<'_>) -> String {
-    let text = filling.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
+    let line = |line: &str| {
+        let indentation = format!("\n{}", &line[..line.len() - line.trim_start().len()]);
+        let fill = |line: String, (name, value): &(&str, &str)| line.replace(name, &value.replace('\n', &indentation));
+        filling.iter().fold(line.to_owned(), fill)
+    };
+    let text = text.lines().map(line).collect::<Vec<_>>().join("\n");
     assert!(!text.contains('<'), "what is to be put in here? {text}");
     text
 }

@@ -12,6 +12,14 @@ pub fn shell(name: &str, arguments: &[&str]) -> Value {
     json!({ "name": name, "image": SHELL_IMAGE, "args": arguments, "env": [{ "name": "PATH", "value": "/bin" }] })
 }
 
+/// A template's pod.
+fn pod(mut template: Value, name: &str) -> Value {
+    template["apiVersion"] = json!("v1");
+    template["kind"] = json!("Pod");
+    template["metadata"]["name"] = json!(name);
+    template
+}
+
 /// What the example's pod needs, with pods of a test's own.
 pub struct Workload {
     pod: Value,
@@ -61,11 +69,12 @@ impl Workload {
 
     /// A pod of this name after that template.
     pub fn pod(&self, name: &str, arguments: &[&str]) -> Value {
-        let mut pod = self.template(arguments);
-        pod["apiVersion"] = json!("v1");
-        pod["kind"] = json!("Pod");
-        pod["metadata"]["name"] = json!(name);
-        pod
+        pod(self.template(arguments), name)
+    }
+
+    /// A pod of this name that is injected.
+    pub fn injected_pod(&self, name: &str, arguments: &[&str]) -> Value {
+        pod(self.injected_template(arguments), name)
     }
 
     /// The container of the example's app, which reads its secret and ends.

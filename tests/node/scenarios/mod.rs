@@ -98,6 +98,17 @@ async fn until_live(cluster: &Cluster, namespace: &str, wanted: usize) {
         .await;
 }
 
+/// Waits until `kubectl describe` says these words of something in a namespace.
+async fn until_described(cluster: &Cluster, namespace: &str, what: &[&str], words: &str) {
+    let describe = [&["-n", namespace, "describe"], what].concat();
+    cluster
+        .until(&format!("{what:?} is described by {words}"), async || {
+            let text = cluster.must(&describe).await;
+            if text.contains(words) { Ok(()) } else { Err(text) }
+        })
+        .await;
+}
+
 /// Evicts a pod, as `kubectl drain` does. An error says what the API server has against it.
 async fn evict(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), String> {
     let eviction =

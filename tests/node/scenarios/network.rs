@@ -1,7 +1,7 @@
 //! What NetworkPolicies let through.
 
 use super::restarts::{send, until_restarted};
-use super::{delete, ready, token, until_live};
+use super::{delete, ready, token, until_described, until_live};
 use crate::cluster::Cluster;
 use crate::workload::{self, SLEEPS, Workload};
 use rustix::process::Signal;
@@ -79,12 +79,7 @@ pub async fn a_network_policy_that_lets_only_the_operator_in_lets_tokens_in(clus
     cluster.apply("closed", &nothing.to_string()).await;
     until_connects(cluster, stranger, &closed, PUSH, false).await;
     cluster.apply("closed", &workload.pod("web", &SLEEPS).to_string()).await;
-    cluster
-        .until("it is said that nothing reaches the pod", async || {
-            let text = cluster.must(&["-n", "closed", "describe", "vtr"]).await;
-            if text.contains("PushFailed") { Ok(()) } else { Err(text) }
-        })
-        .await;
+    until_described(cluster, "closed", &["vtr"], "PushFailed").await;
 
     let path = testbed::project::root().join("examples/network-policy.yaml");
     let policy =

@@ -1,6 +1,6 @@
 //! The operator's own life, and Vault's.
 
-use super::{delete, evict, ready, token, until_over};
+use super::{delete, evict, ready, token, until_described, until_over};
 use crate::cluster::Cluster;
 use crate::readme;
 use crate::workload::{SLEEPS, Workload};
@@ -22,13 +22,13 @@ pub async fn the_operator_is_installed_as_the_readme_says(cluster: &Cluster) {
     let own = cluster.own_folder();
     let config = project::path_from(Path::new(&own), "config").expect("a way").to_string_lossy().into_owned();
     let ca = cluster.vault().ca_path();
-    let pem = std::fs::read_to_string(ca).expect("a certificate").trim_end().replace('\n', "\n              ");
+    let pem = std::fs::read_to_string(ca).expect("a certificate");
     let filling = [
         ("<the project's folder, by a path that is relative to this file's>/config", &*config),
         ("<your registry>/", ""),
         ("<name>", "main"),
         ("<address>", cluster.vault().address()),
-        ("<the CA, as PEM, indented as this line is>", &pem),
+        ("<the CA, as PEM, indented as this line is>", pem.trim_end()),
     ];
     let steps = readme::part("README.md", "\n## Install it in a cluster\n", "\n### With Helm\n");
     let mine = readme::file(&steps, "resources: [", &filling);
@@ -212,12 +212,7 @@ pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {
     cluster.vault().pause();
     cluster.apply("away", &workload.pod("web", &SLEEPS).to_string()).await;
     for what in ["pod", "vtr"] {
-        cluster
-            .until("it is said that Vault is away", async || {
-                let text = cluster.must(&["-n", "away", "describe", what]).await;
-                if text.contains("VaultUnavailable") { Ok(()) } else { Err(text) }
-            })
-            .await;
+        until_described(cluster, "away", &[what], "VaultUnavailable").await;
     }
     let pod = cluster.get(&["-n", "away", "pod", "web"]).await;
     assert!(pod["status"]["initContainerStatuses"][0]["state"]["running"].is_object(), "{pod:#}");

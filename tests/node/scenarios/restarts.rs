@@ -118,33 +118,44 @@ fn volume(pod_uid: &str) -> PathBuf {
     folders.find(tokens).expect("the volume of a pod that runs").into()
 }
 
-/// When its token is made and does not reach it, and when it has stored it and nobody has written that down yet.
+/// When its token is made and has not reached it, and when it has stored it and nobody has written that down yet.
 pub async fn an_init_container_that_is_killed_on_either_side_of_its_push_leaves_one_token(cluster: &Cluster) {
+    const INIT: &str = "/vault-token-operator init";
     let workload = Workload::new(cluster, "pushed").await;
-    let nothing = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "nothing" },
-        "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
-    });
-    cluster.apply("pushed", &nothing.to_string()).await;
-    cluster.apply("pushed", &workload.pod("web", &SLEEPS).to_string()).await;
-    let issued = async |times: usize| {
+    let phases_of = async |pod: &str| {
+        let requests = cluster.get(&["-n", "pushed", "vtr"]).await;
+        let own = requests["items"].as_array().expect("a list").iter().filter(|it| it["spec"]["podName"] == pod);
+        phases(&json!({ "items": own.collect::<Vec<_>>() }))
+    };
+    let until_phases = async |pod: &str, wanted: &[&str]| {
+        let what = format!("the requests of {pod} are {wanted:?}");
         cluster
-            .until("its token is made and does not reach it", async || {
-                let requests = cluster.get(&["-n", "pushed", "vtr"]).await;
-                let newest = &requests["items"][times - 1]["status"];
-                if newest["reason"] == "PushFailed" { Ok(()) } else { Err(requests.to_string()) }
+            .until(&what, async || match phases_of(pod).await {
+                phases if phases == wanted => Ok(()),
+                phases => Err(format!("{phases:?}")),
             })
             .await;
     };
-    issued(1).await;
-    let uid = cluster.uid("pushed", "web").await;
-    kill(&uid, "/vault-token-operator init");
-    until_restarted(cluster, "pushed", "web", "initContainerStatuses", 1).await;
-    issued(2).await;
+    // They have asked, and take nothing.
+    cluster.scale_operator(0).await;
+    let mut uids = Vec::new();
+    for pod in ["issued", "stored"] {
+        cluster.apply("pushed", &workload.pod(pod, &SLEEPS).to_string()).await;
+        until_phases(pod, &[""]).await;
+        uids.push(cluster.uid("pushed", pod).await);
+        send(Signal::STOP, &uids[uids.len() - 1], INIT);
+    }
+    cluster.scale_operator(2).await;
+    for pod in ["issued", "stored"] {
+        until_phases(pod, &["Issued"]).await;
+    }
 
-    // From now on nothing of what becomes of it can be written down.
-    let role = ["clusterrole", "vault-token-operator"];
-    let mut whole = cluster.get(&role).await;
+    kill(&uids[0], INIT);
+    ready(cluster, "pushed", "issued").await;
+    until_phases("issued", &["Revoked", "Delivered"]).await;
+
+    // From now on nothing of what becomes of the other one can be written down.
+    let mut whole = cluster.get(&["clusterrole", "vault-token-operator"]).await;
     whole["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
     let mut less = whole.clone();
     let rules = less["rules"].as_array_mut().expect("rules");
@@ -152,25 +163,23 @@ pub async fn an_init_container_that_is_killed_on_either_side_of_its_push_leaves_
     rules.retain(|rule| !rule["resources"].to_string().contains("vaulttokenrequests/status"));
     assert_eq!(rules.len(), before - 1);
     cluster.must(&["replace", "-f", &cluster.file(&less.to_string())]).await;
-    cluster.must(&["-n", "pushed", "delete", "networkpolicy", "nothing"]).await;
+    send(Signal::CONT, &uids[1], INIT);
     cluster
-        .until("it has stored its token", async || match volume(&uid).join("token").exists() {
+        .until("it has stored its token", async || match volume(&uids[1]).join("token").exists() {
             true => Ok(()),
             false => Err("there is no file".to_owned()),
         })
         .await;
-    kill(&uid, "/vault-token-operator init");
-    until_restarted(cluster, "pushed", "web", "initContainerStatuses", 2).await;
+    kill(&uids[1], INIT);
+    until_restarted(cluster, "pushed", "stored", "initContainerStatuses", 1).await;
     cluster.must(&["replace", "-f", &cluster.file(&whole.to_string())]).await;
-    ready(cluster, "pushed", "web").await;
-    assert!(cluster.accepts(&token(cluster, "pushed", "web").await).await);
-    until_live(cluster, "pushed", 1).await;
-    cluster
-        .until("one request is Delivered, and the others are over", async || {
-            let phases = phases(&cluster.get(&["-n", "pushed", "vtr"]).await);
-            if phases == ["Revoked", "Revoked", "Delivered"] { Ok(()) } else { Err(format!("{phases:?}")) }
-        })
-        .await;
+    ready(cluster, "pushed", "stored").await;
+    until_phases("stored", &["Revoked", "Delivered"]).await;
+
+    until_live(cluster, "pushed", 2).await;
+    for pod in ["issued", "stored"] {
+        assert!(cluster.accepts(&token(cluster, "pushed", pod).await).await, "{pod}");
+    }
     delete(cluster, "pushed").await;
 }
 

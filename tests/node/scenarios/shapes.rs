@@ -1,6 +1,6 @@
 //! Pods of other shapes than the example's.
 
-use super::{delete, phases, ready, token, until_live};
+use super::{delete, phases, ready, token, until_described, until_live};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload, shell};
 use serde_json::json;
@@ -11,17 +11,10 @@ pub async fn a_pod_that_is_denied_again_and_again_is_bounded(cluster: &Cluster) 
     let mut pod = workload.pod("web", &SLEEPS);
     pod["metadata"]["annotations"]["vaultproject.io/policies"] = json!("Shop-Read");
     cluster.apply("denied", &pod.to_string()).await;
-    let said = async |words: &str| {
-        cluster
-            .until(words, async || {
-                let text = cluster.must(&["-n", "denied", "describe", "pod", "web"]).await;
-                if text.contains(words) { Ok(()) } else { Err(text) }
-            })
-            .await;
-    };
     // Its owner sees why.
-    said("PoliciesInvalid").await;
-    said("has made 10 requests").await;
+    for words in ["PoliciesInvalid", "has made 10 requests"] {
+        until_described(cluster, "denied", &["pod", "web"], words).await;
+    }
     let restarts = async || {
         let pod = cluster.get(&["-n", "denied", "pod", "web"]).await;
         pod["status"]["initContainerStatuses"][0]["restartCount"].as_u64().expect("a number")
@@ -42,10 +35,7 @@ pub async fn a_pod_that_is_denied_again_and_again_is_bounded(cluster: &Cluster) 
 /// It has no service account, and whoever writes to its machine's disk makes it.
 pub async fn a_static_pod_gets_no_token(cluster: &Cluster) {
     let workload = Workload::allowed(cluster, "static").await;
-    let mut pod = workload.injected_template(&SLEEPS);
-    pod["apiVersion"] = json!("v1");
-    pod["kind"] = json!("Pod");
-    pod["metadata"]["name"] = json!("web");
+    let mut pod = workload.injected_pod("web", &SLEEPS);
     pod["metadata"]["namespace"] = json!("static");
     pod["spec"].as_object_mut().expect("a spec").remove("serviceAccountName");
     let file = cluster.node().static_pods().join("web.json");
@@ -104,12 +94,7 @@ pub async fn a_pod_on_its_nodes_network_takes_its_token_from_the_status(cluster:
     let mut pod = workload.pod("web", &SLEEPS);
     pod["spec"]["hostNetwork"] = json!(true);
     cluster.apply("host", &pod.to_string()).await;
-    cluster
-        .until("it is denied", async || {
-            let text = cluster.must(&["-n", "host", "describe", "pod", "web"]).await;
-            if text.contains("PodHostNetwork") { Ok(()) } else { Err(text) }
-        })
-        .await;
+    until_described(cluster, "host", &["pod", "web"], "PodHostNetwork").await;
     cluster.must(&["-n", "host", "delete", "pod", "web", "--timeout=60s"]).await;
     workload.allow_status(cluster, "host").await;
     let environment = pod["spec"]["initContainers"][0]["env"].as_array_mut().expect("variables");

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod error;
 pub mod foreign;
 pub mod guard;
+pub mod helm;
 pub mod image;
 pub mod kubectl;
 pub mod kubelet;
