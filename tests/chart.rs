@@ -6,21 +6,15 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 use testbed::Testbed;
-use testbed::components::{self, Component};
 use testbed::control_plane::ControlPlane;
-use testbed::process::{self, Output};
+use testbed::process::Output;
 use testbed::project;
-use testbed::settings::Settings;
-use tokio::sync::OnceCell;
 use vault_token_operator::yaml;
 
 const NAME: &str = "vault-token-operator";
 const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\nof Vault's\n-----END CERTIFICATE-----\n";
 const INJECTION: &str = "MutatingAdmissionPolicy /vault-token-injection";
-/// How long helm may take, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
 
 async fn testbed() -> &'static Testbed {
     Testbed::shared().await.expect("the testbed starts")
@@ -34,16 +28,8 @@ fn chart() -> String {
     project::root().join("charts").join(NAME).to_string_lossy().into_owned()
 }
 
-/// Runs helm as an administrator.
 async fn helm(arguments: &[&str]) -> Output {
-    static HELM: OnceCell<PathBuf> = OnceCell::const_new();
-    let obtain = || components::obtain(Component::Helm, &Settings::from_env()?);
-    let obtained = async || tokio::task::spawn_blocking(obtain).await.expect("no panic").expect("helm").path;
-    let binary = HELM.get_or_init(obtained).await;
-    let folder = testbed().await.run().folder("helm").expect("a folder");
-    let mut command = process::clean_command(binary, &folder).expect("a command");
-    command.args(arguments).env("KUBECONFIG", plane().await.admin_kubeconfig());
-    process::capture("helm", command, &folder, LIMIT).await.expect("helm runs")
+    testbed().await.helm(arguments).await.expect("helm runs")
 }
 
 fn succeeded(output: Output) -> String {

@@ -174,7 +174,7 @@ impl Candidate {
             return held(bounded(self.leases.create(&params(), &lease)).await);
         };
         let spec = lease.spec.take().unwrap_or_default();
-        let version = version(&lease);
+        let version = version_of(&lease);
         if seen.as_ref().is_some_and(|sighting| version.is_some() && version < sighting.version) {
             return Ok(Campaign::Rewound);
         }
@@ -191,7 +191,7 @@ impl Candidate {
         // Guarded by the resourceVersion of what was seen: of two who try, one is refused.
         let written = bounded(self.leases.replace(NAME, &params(), &lease)).await;
         if let (Ok(lease), Some(sighting)) = (&written, seen) {
-            sighting.version = self::version(lease);
+            sighting.version = version_of(lease);
         }
         held(written)
     }
@@ -215,7 +215,7 @@ impl Leadership {
 }
 
 /// Its resourceVersion. They are numbers, and comparable (KEP-5504); an object that is made anew has a higher one, too.
-fn version(lease: &Lease) -> Option<u64> {
+fn version_of(lease: &Lease) -> Option<u64> {
     lease.resource_version()?.parse().ok()
 }
 

@@ -8,13 +8,13 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::process::Process;
 use testbed::proxy::{Break, Call, Fault, Proxy};
 use testbed::system::System;
-use vault_token_operator::api::{Phase, request_name};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
-pub const MINT: &str = "auth/token/create/";
+const MINT: &str = "auth/token/create/";
 const REVOKE: &str = "auth/token/revoke-accessor";
 const PUSH: &str = "wrapping-token";
 
@@ -324,16 +324,21 @@ async fn i7_a_token_whose_record_and_delivery_were_not_answered_is_not_taken_bac
     }
 }
 
+/// Has a pod ask, and holds its mint up for long enough for somebody to come between; gives its request in the midst of the attempt.
+pub async fn minting(cluster: &Cluster, traps: &Traps, namespace: &str) -> (PodHandle, Init, VaultTokenRequest) {
+    let pod = cluster.pod(&PodSpec::new(namespace, "web", "shop-read", "1h")).await;
+    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(5)));
+    let init = cluster.init(&pod).await;
+    let request = cluster.until_phase(&pod, Phase::Minting).await;
+    (pod, init, request)
+}
+
 #[tokio::test]
 async fn rule_3_a_record_is_refused_if_the_request_was_changed_since_the_intent_and_its_token_revoked() {
     let (cluster, _guard) = alone().await;
     let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
     let namespace = cluster.namespace("changed-midway").await;
-    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    // Time enough for somebody else to write.
-    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(5)));
-    let init = cluster.init(&pod).await;
-    let request = cluster.until_phase(&pod, Phase::Minting).await;
+    let (pod, init, request) = minting(cluster, &traps, &namespace).await;
     let label = Patch::Merge(json!({ "metadata": { "labels": { "changed": "meanwhile" } } }));
     let requests = cluster.requests(&namespace);
     requests.patch(&name(&request), &PatchParams::default(), &label).await.expect("changed");
@@ -353,11 +358,7 @@ async fn rule_3_a_token_whose_request_is_gone_when_it_is_to_be_recorded_is_revok
     let (cluster, _guard) = alone().await;
     let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
     let namespace = cluster.namespace("gone-midway").await;
-    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    // Time enough for somebody else to write.
-    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(5)));
-    let init = cluster.init(&pod).await;
-    let request = cluster.until_phase(&pod, Phase::Minting).await;
+    let (pod, init, request) = minting(cluster, &traps, &namespace).await;
     let requests = cluster.requests(&namespace);
     let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     requests.patch(&name(&request), &PatchParams::default(), &free).await.expect("released");

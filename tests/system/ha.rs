@@ -1,6 +1,6 @@
 //! Two replicas: one works, the other takes over; and two that both think they lead do no harm (I7).
 
-use crate::fault::{MINT, Proxied};
+use crate::fault::{Proxied, minting};
 use crate::support::{Cluster, LIMIT, alone, lines_of, token_of};
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -74,11 +74,7 @@ async fn a_leader_that_ends_finishes_what_it_has_begun() {
     let (_proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
     let namespace = cluster.namespace("ended-midway").await;
     let (second, health) = second(cluster).await;
-    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
-    // Time enough to end it in the midst of the attempt.
-    traps.set(Method::POST, MINT, 0, Fault::Delay(Duration::from_secs(3)));
-    let init = cluster.init(&pod).await;
-    cluster.until_phase(&pod, Phase::Minting).await;
+    let (pod, init, _) = minting(cluster, &traps, &namespace).await;
     let status = cluster.system.stop_operator().await.expect("it ran");
     assert!(status.success(), "{status}");
     traps.assert_sprung();

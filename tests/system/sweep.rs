@@ -2,7 +2,7 @@
 
 use crate::ha;
 use crate::rights::without;
-use crate::support::{Cluster, LIMIT, alone, lines_of, name};
+use crate::support::{Cluster, LIMIT, alone, lines_of, name, token_of};
 use futures::stream::{self, StreamExt};
 use kube::api::{Patch, PatchParams};
 use reqwest::{Method, StatusCode};
@@ -128,6 +128,11 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
     };
     stream::iter(&pods).for_each_concurrent(AT_ONCE, deliver).await;
+    let assert_all_live = async || {
+        for pod in &pods {
+            assert!(cluster.accepts(&token_of(pod)).await, "the token of {} is dead", pod.name);
+        }
+    };
     cluster.plane().restore(backup).await.expect("restored");
     assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
     // Its watches would bring nothing any more.
@@ -139,9 +144,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     // So many without a request are more than a person would believe in, who has set a lower limit.
     cluster.system.start_operator(&[("VTO_SWEEP_LIMIT", "10")]).await.expect("the operator starts");
     cluster.until_healthy("stopped: ").await;
-    for pod in &pods {
-        assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
-    }
+    assert_all_live().await;
     cluster.system.kill_operator();
 
     // Before the kubelet has said again what runs, and after.
@@ -167,9 +170,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     cluster.until_described("pod", "web-0", &namespace, IN_USE).await;
-    for pod in &pods {
-        assert!(cluster.accepts(&crate::support::token_of(pod)).await, "the token of {} is dead", pod.name);
-    }
+    assert_all_live().await;
     // Other tests are not to meet so many that look like orphans.
     for pod in &pods {
         cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");

@@ -37,6 +37,10 @@ impl Scrape {
 
     /// The same with one series of another replica.
     pub fn with(&self, other: &Self, series: &str) -> Self {
+        assert!(
+            other.0.contains_key(&format!("vault_token_operator_{series}")),
+            "the other one does not tell {series}"
+        );
         self.told(series, other.value(series))
     }
 

@@ -140,7 +140,7 @@ impl Cluster {
         self.roll_out().await
     }
 
-    /// What was applied then.
+    /// Where that is, or what a user writes himself.
     pub fn installation(&self) -> Result<PathBuf, Error> {
         self.testbed.run().folder("install")
     }
