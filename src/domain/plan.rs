@@ -6,6 +6,7 @@ use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
 use super::rules::Rules;
+use super::status::is_doubtful;
 use super::tenure::{Tenure, delivered, renewal_due, tenure};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
@@ -89,6 +90,8 @@ pub enum Step {
     RevokeUnrecorded,
     /// Write down that the attempt is given up (rule 6).
     Abandon(Why),
+    /// Write down that nobody knows what became of the attempt, and start over (rule 10).
+    Doubt(Why),
     /// Revoke the token of an attempt that was given up, then start over (rule 6).
     RevokeAbandoned(String),
     /// Revoke the token because its time has come, and record that (rule 7); also once it is dead for want of time, if Vault
@@ -341,6 +344,11 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             {
                 hand_over(observed, status, wrapped, facts)
             }
+            // What is said of the pod may be as old as the request. An init container that waits still gets another token.
+            _ if is_doubtful(status, observed.now) => Step::Doubt(Why::new(
+                Reason::AttemptAbandoned,
+                "no operator was there until the wrapping token had expired: whether the token was delivered is not known",
+            )),
             _ => Step::Abandon(Why::new(
                 Reason::AttemptAbandoned,
                 "the operator restarted before the token was delivered",

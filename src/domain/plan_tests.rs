@@ -9,6 +9,7 @@ use crate::domain::status::Draft;
 use crate::domain::token::{Expiry, Minted, Qualities};
 use crate::seal::Receipt;
 use crate::wire::Outcome;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -107,7 +108,7 @@ fn in_phase(phase: Phase, attempt: u32) -> VaultTokenRequest {
 }
 
 fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
-    request.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    request.metadata.deletion_timestamp = Some(Time(at(NOW)));
     request
 }
 
@@ -193,6 +194,40 @@ fn rule_6_an_expired_wrapping_token_is_written_off_before_its_token_is_revoked()
     assert!(matches!(&step, Step::Abandon(why) if why.message.contains("expired")), "{step:?}");
     let step = decided(&in_phase(Phase::Revoking, 1), Some(&alive), &Hand::Empty, None);
     assert_eq!(step, Step::RevokeAbandoned("token-accessor".to_owned()));
+}
+
+#[test]
+fn rule_10_what_came_of_an_attempt_that_nobody_saw_to_for_long_is_not_guessed() {
+    let alive = living(json!({}));
+    let issued = in_phase(Phase::Issued, 1);
+    let step = |second| decided_at(&issued, Some(&alive), None, second);
+    // Its wrapping token can be used until then, and another operator takes over in less than two minutes.
+    let late = NOW + 120;
+    for second in [NOW + 60, late - 1] {
+        assert!(matches!(step(second), Step::Abandon(_)), "{second}");
+    }
+    let Step::Doubt(why) = step(late) else { panic!("{:?}", step(late)) };
+    let status = Draft::new(issued.status.as_ref(), Some(1), at(late)).doubted(&why);
+    let outcome = |status: &VaultTokenRequestStatus| status.history.last().map(|ended| ended.outcome);
+    assert_eq!((status.phase, outcome(&status)), (Some(Phase::Pending), Some(AttemptOutcome::Unknown)));
+    assert_eq!(status.history[0].token_accessor.as_deref(), Some("token-accessor"));
+    assert_eq!((status.token_accessor, status.wrapping_accessor), (None, None));
+    let mut usable = issued.clone();
+    usable.status.as_mut().expect("a status").wrapping_expires_at = Some(Time(at(late + 1)));
+    assert!(matches!(decided_at(&usable, Some(&alive), None, late), Step::Abandon(_)), "it can be used still");
+    // Who has the wrapping token in hand has been there all the time.
+    let limits = limits();
+    let hand = wrapped(1, NOW + 60);
+    let there = decide(&Observed { now: at(late), ..observed(&issued, Some(&alive), &hand, &limits) });
+    assert!(matches!(there, Step::Abandon(_)), "{there:?}");
+
+    let minting = in_phase(Phase::Minting, 1);
+    for (second, expected) in [(late - 1, AttemptOutcome::Unrecorded), (late, AttemptOutcome::Unknown)] {
+        let step = decided_at(&minting, Some(&alive), None, second);
+        let Step::Intend(next) = step else { panic!("{step:?}") };
+        let status = Draft::new(minting.status.as_ref(), Some(1), at(second)).intended(&next);
+        assert_eq!((outcome(&status), status.attempts), (Some(expected), 2));
+    }
 }
 
 #[test]
@@ -649,7 +684,7 @@ fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
     // Where its kubelet has not said yet that its init container runs, it is not over.
     let late = living(json!({"status": {"initContainerStatuses": null}}));
     let mut young = denied.clone();
-    young.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    young.metadata.creation_timestamp = Some(Time(at(NOW)));
     let step = |second| decide(&Observed { now: at(second), ..observed(&young, Some(&late), &Hand::Empty, &limits) });
     assert_eq!(step(NOW + 5), Step::Later(at(NOW + 6)));
     let waits = step(NOW + 31);
@@ -675,7 +710,7 @@ fn the_table_of_the_architecture_has_every_step_and_no_other() {
     // What is between two pairs of asterisks.
     let told: BTreeSet<&str> = table.flat_map(|line| line.split("**").skip(1).step_by(2)).collect();
     let steps = names! {
-        Settle Wait Later Deny Fail Intend Mint Push Offer Hear Disbelieve RevokeUnrecorded Abandon RevokeAbandoned RevokeFinally
+        Settle Wait Later Deny Fail Intend Mint Push Offer Hear Disbelieve RevokeUnrecorded Abandon Doubt RevokeAbandoned RevokeFinally
         Renew Check LoseGrant RegainGrant Release Delete
     };
     assert_eq!(told, BTreeSet::from(steps));

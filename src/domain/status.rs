@@ -12,6 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time}
 /// How long a call to Vault takes at most, and some more: what its answer gives is less by that.
 const SLOWEST_CALL: SignedDuration = SignedDuration::from_secs(12);
 
+/// How soon an operator sees to an attempt that another one has left, at the latest, unless none was there.
+const TAKEOVER: SignedDuration = SignedDuration::from_secs(120);
+
 /// How many ended attempts a status keeps.
 const MAX_HISTORY: usize = 5;
 
@@ -213,10 +216,21 @@ impl Draft {
     }
 
     /// The token of an attempt that was given up is dead: the request starts over, or fails for good.
-    pub fn cleared(mut self) -> VaultTokenRequestStatus {
+    pub fn cleared(self) -> VaultTokenRequestStatus {
+        self.started_over(AttemptOutcome::Undelivered, "was revoked undelivered")
+    }
+
+    /// Nobody knows whether the token of an attempt was delivered: the request starts over without it, or fails for good (rule 10).
+    pub fn doubted(mut self, why: &Why) -> VaultTokenRequestStatus {
+        self.take_offer_back();
+        self.set(ConditionType::Delivered, false, why);
+        self.started_over(AttemptOutcome::Unknown, "is kept until the pod has another one, or is gone")
+    }
+
+    fn started_over(mut self, outcome: AttemptOutcome, fate: &str) -> VaultTokenRequestStatus {
         self.status.wrapping_accessor = None;
         let accessor = self.status.token_accessor.take();
-        self.end_attempt(AttemptOutcome::Undelivered, accessor);
+        self.end_attempt(outcome, accessor);
         // It was about that token; whatever comes next is another one.
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.status.wrapping_expires_at = None;
@@ -235,7 +249,7 @@ impl Draft {
             return self.failed(&why);
         }
         let attempt = self.status.attempts;
-        let cleared = format!("the token of attempt {attempt} was revoked undelivered; another one follows");
+        let cleared = format!("the token of attempt {attempt} {fate}; another attempt follows");
         self.set(ConditionType::Issued, false, &Why::new(Reason::AttemptAbandoned, cleared));
         self.close(Phase::Pending, Reason::AttemptAbandoned)
     }
@@ -277,10 +291,13 @@ impl Draft {
         self.close(Phase::Revoked, why.reason)
     }
 
-    /// An attempt that is open by the status has no record, and will get none: this write keeps any other out.
+    /// An attempt that is open by the status has no record, and will get none: this write keeps any other out. Of an old one it may
+    /// be the status that has none.
     fn end_open_attempt(&mut self) {
         if self.status.phase == Some(Phase::Minting) {
-            self.end_attempt(AttemptOutcome::Unrecorded, None);
+            let known =
+                if is_doubtful(&self.status, self.now) { AttemptOutcome::Unknown } else { AttemptOutcome::Unrecorded };
+            self.end_attempt(known, None);
         }
     }
 
@@ -324,6 +341,14 @@ impl Draft {
         self.status.observed_generation = self.generation;
         self.status
     }
+}
+
+/// Whether nobody knows what became of the last attempt, which is not over by the status (rule 10): either no operator was there for
+/// some time, or the status is older than it was, as after a restore from a backup, and the pod may have had its token.
+pub fn is_doubtful(status: &VaultTokenRequestStatus, now: Timestamp) -> bool {
+    let began = status.attempt_started_at.as_ref().and_then(|began| began.0.checked_add(TAKEOVER).ok());
+    let usable = status.wrapping_expires_at.as_ref().is_some_and(|expires| expires.0 > now);
+    began.is_some_and(|late| late <= now) && !usable
 }
 
 fn held() -> Why {

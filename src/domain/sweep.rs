@@ -1,7 +1,7 @@
 //! Tokens that Vault has and no request records: which of them are to die (rules 9 and 10).
 
 use super::pod::{InitState, Observation};
-use crate::api::{Phase, VaultTokenRequest};
+use crate::api::{Attempt, AttemptOutcome, Phase, VaultTokenRequest};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::collections::HashMap;
@@ -49,6 +49,8 @@ pub enum Judgement {
     Keep,
     /// Its request knows the attempt that it was made in, and that it is over: no request will ever record it.
     Revoke,
+    /// Its request knows the attempt that it was made in, and not what became of it: nobody was there, or the request is older than it was.
+    Unknown,
     /// Its request is not there. It was deleted; or it is not there yet again, after a restore from a backup.
     Unclaimed,
     /// Its request is there and knows nothing of the attempt that it was made in: what the API server has is older than
@@ -91,12 +93,14 @@ pub fn judge(claim: &Claim, request: Option<&VaultTokenRequest>) -> Judgement {
     let Some(status) = &request.status else { return Judgement::Forgotten };
     let began = |started: Option<&MicroTime>| started.is_some_and(|started| started.0 == claim.attempt_started_at);
     let current = status.attempts == claim.attempt && began(status.attempt_started_at.as_ref());
-    let ended = status.history.iter().any(|ended| ended.number == claim.attempt && began(ended.started_at.as_ref()));
+    let ended = |ended: &&Attempt| ended.number == claim.attempt && began(ended.started_at.as_ref());
+    let ended = status.history.iter().find(ended).map(|ended| ended.outcome);
     let recorded = status.token_accessor.as_ref() == Some(&claim.accessor) && !request.phase().is_final();
     match request.phase() {
         _ if recorded => Judgement::Keep,
         Phase::Minting if current => Judgement::Keep,
-        _ if current || ended => Judgement::Revoke,
+        _ if ended == Some(AttemptOutcome::Unknown) => Judgement::Unknown,
+        _ if current || ended.is_some() => Judgement::Revoke,
         _ => Judgement::Forgotten,
     }
 }
@@ -131,6 +135,7 @@ pub fn kept(
         _ if facts.init == InitState::Ended => Some("may be in use: its pod has had a token, and no request says so"),
         // What the pod's status says may be as old as the requests, for as long as its kubelet says nothing else.
         Judgement::Unclaimed => Some("has no request, and its pod lives"),
+        Judgement::Unknown => Some("may be in use: its request does not know what became of it, and its pod lives"),
         Judgement::Keep | Judgement::Revoke => None,
     }
 }
@@ -138,7 +143,7 @@ pub fn kept(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Attempt, AttemptOutcome, VaultTokenRequestStatus};
+    use crate::api::VaultTokenRequestStatus;
     use crate::domain::grant::tests::request;
     use crate::domain::pod::PodFacts;
     use crate::domain::pod::tests::{app, pod};
@@ -193,13 +198,13 @@ mod tests {
 
     #[test]
     fn rule_9_recorded_and_open_attempts_are_kept_and_closed_ones_are_not() {
-        let with = |phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
+        let ended = |outcome, phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
             let mut request = request();
             request.metadata.uid = Some("r".to_owned());
             let history = history.iter().map(|(number, started)| Attempt {
                 number: *number,
                 started_at: Some(second(*started)),
-                outcome: AttemptOutcome::Unrecorded,
+                outcome,
                 token_accessor: None,
                 time: Time(Timestamp::UNIX_EPOCH),
             });
@@ -212,6 +217,9 @@ mod tests {
                 ..Default::default()
             });
             judge(&claim(), Some(&request))
+        };
+        let with = |phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
+            ended(AttemptOutcome::Unrecorded, phase, attempts, started, accessor, history)
         };
         assert_eq!(judge(&claim(), None), Judgement::Unclaimed);
         let mut another = request();
@@ -236,6 +244,10 @@ mod tests {
         assert_eq!(with(Phase::Pending, 2, 20, None, &known), Judgement::Revoke, "closed");
         assert_eq!(with(Phase::Denied, 2, 20, None, &[]), Judgement::Revoke, "over");
         assert_eq!(with(Phase::Revoked, 2, 20, Some("acc"), &[]), Judgement::Revoke, "a request that came to its end");
+        let unknown = |phase, attempts, started| ended(AttemptOutcome::Unknown, phase, attempts, started, None, &known);
+        assert_eq!(unknown(Phase::Pending, 2, 20), Judgement::Unknown, "nobody saw to it");
+        assert_eq!(unknown(Phase::Failed, 2, 20), Judgement::Unknown, "the last one");
+        assert_eq!(unknown(Phase::Delivered, 3, 30), Judgement::Unknown, "another one has served");
     }
 
     #[test]
@@ -267,14 +279,17 @@ mod tests {
             assert!(!keeps(Judgement::Revoke, &initializing, unsaid), "its request says that the attempt is over");
             for pod in [&running, &initializing] {
                 assert!(keeps(Judgement::Unclaimed, pod, unsaid), "{unsaid:?}");
+                assert!(keeps(Judgement::Unknown, pod, unsaid), "{unsaid:?}");
             }
         }
         for pod in [&running, &initializing] {
-            assert!(!keeps(Judgement::Revoke, pod, &explained) && !keeps(Judgement::Unclaimed, pod, &explained));
+            for judgement in [Judgement::Revoke, Judgement::Unclaimed, Judgement::Unknown] {
+                assert!(!keeps(judgement, pod, &explained), "{judgement:?}");
+            }
             assert!(keeps(Judgement::Forgotten, pod, &explained));
         }
         for gone in [&Observation::Absent, &another, &finished] {
-            for judgement in [Judgement::Revoke, Judgement::Unclaimed, Judgement::Forgotten] {
+            for judgement in [Judgement::Revoke, Judgement::Unclaimed, Judgement::Unknown, Judgement::Forgotten] {
                 assert!(!keeps(judgement, gone, &[]), "{gone:?}");
             }
         }

@@ -228,6 +228,7 @@ impl<W: World> Executor<W> {
                 Ok((request.clone(), Go::On))
             }
             Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
+            Step::Doubt(why) => self.write(request, self.draft(request).doubted(&why), Go::On).await,
             Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {
                 Ok(()) => self.write(request, self.draft(request).cleared(), Go::On).await,
                 Err(error) => self.not_revoked(request, &error).await,
@@ -380,9 +381,13 @@ impl<W: World> Executor<W> {
         let before = request.status.as_ref().and_then(|status| status.history.last());
         let ended = status.history.last().filter(|ended| before != Some(ended));
         let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded);
+        let phase = status.phase.unwrap_or_default();
+        let tells = phase != request.phase() && (phase == Phase::Delivered || phase.is_final());
+        let told = tells && status.history.iter().any(|ended| ended.outcome == AttemptOutcome::Unknown);
         let written = self.world.write(request, status).await;
-        // An attempt that ended without a record may have left a token; it may have ended although no answer says so.
-        if unrecorded {
+        // An attempt that ended without a record may have left a token, and one whose token was kept leaves it by now; it may be so
+        // although no answer says it.
+        if unrecorded || told {
             self.world.sweep_soon();
         }
         Ok((written?, go))

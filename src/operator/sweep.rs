@@ -123,11 +123,11 @@ impl Sweeper {
             let judgement = judge(&claim, request.as_ref());
             match judgement {
                 Judgement::Keep => continue,
-                Judgement::Revoke => closed += 1,
+                Judgement::Revoke | Judgement::Unknown => closed += 1,
                 Judgement::Unclaimed | Judgement::Forgotten => unexplained += 1,
             }
             // Where there are too many, some examples will do; they are counted on.
-            if judgement == Judgement::Revoke || unexplained <= self.limit.max(EXAMPLES) {
+            if matches!(judgement, Judgement::Revoke | Judgement::Unknown) || unexplained <= self.limit.max(EXAMPLES) {
                 orphans.push((claim, judgement));
             }
         }

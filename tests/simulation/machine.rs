@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::api::{Attempt, AttemptOutcome, Phase, VaultTokenRequest};
 use vault_token_operator::cluster;
 use vault_token_operator::domain::plan::{MAX_ATTEMPTS, Siblings};
 use vault_token_operator::domain::token::Hand;
@@ -65,6 +65,8 @@ pub enum Action {
     Backup,
     /// etcd is restored, and the operators start again.
     Restore,
+    /// A pod's kubelet says again what state the pod is in.
+    Report { pod: u8 },
     /// Vault goes away, or comes back.
     Vault { away: bool },
     /// The pods' policies are granted no longer, or again.
@@ -228,7 +230,15 @@ impl Machine {
     fn add_pod(&self, name: &str) {
         let mut model = self.model();
         let uid = format!("{:08x}-0000-4000-8000-000000000000", model.pods.len());
-        model.pods.push(Pod { name: name.to_owned(), uid, gone: false, finished: false, init: Init::Off, file: None });
+        model.pods.push(Pod {
+            name: name.to_owned(),
+            uid,
+            gone: false,
+            finished: false,
+            init: Init::Off,
+            file: None,
+            said: None,
+        });
     }
 
     /// Takes one step; gives the invariant that does not hold any more, if any.
@@ -332,6 +342,7 @@ impl Machine {
                 self.model().restore();
                 self.operators = [Operator::new(self.model.clone()), Operator::new(self.model.clone())];
             }
+            Action::Report { pod } => self.with_pod(pod, |model, number| model.pods[number].said = None),
             Action::Vault { away } => self.model().away = away,
             Action::Grant { granted } => self.model().granted = granted,
             Action::Wait { seconds } => self.model().advance(Duration::from_secs(seconds.into())),
@@ -397,6 +408,11 @@ impl Machine {
             self.act(Action::Land { message: 0 })?;
         }
         self.operators[1] = Operator::new(self.model.clone());
+        // Whatever a restored etcd says of pods, all is done by that once.
+        self.round()?;
+        for pod in &mut self.model().pods {
+            pod.said = None;
+        }
         let mut calm = 0;
         for _ in 0..400 {
             let before = self.fingerprint();
@@ -481,6 +497,15 @@ impl Machine {
             let mut all = model.requests.values();
             !all.any(|request| request.metadata.uid.as_ref() == token.meta.get("request_uid"))
         };
+        let unknown = |token: &Token| {
+            let ended = |ended: &Attempt| {
+                ended.outcome == AttemptOutcome::Unknown
+                    && ended.number.to_string() == token.meta["attempt"]
+                    && ended.started_at.as_ref().is_some_and(|at| at.0.to_string() == token.meta["attempt_started_at"])
+            };
+            let mut all = model.requests.values().filter_map(|request| request.status.as_ref());
+            all.any(|status| status.history.iter().any(ended))
+        };
         // What was lost with the requests is not found again; that nobody lost a token to it was looked at all the time.
         let accounted = |accessor: &str| !model.restored && model.alive(accessor);
         for token in model.tokens.iter().filter(|token| accounted(&token.accessor)) {
@@ -491,10 +516,11 @@ impl Machine {
                 // Rule 10 once more: its request waits, and nobody renews it.
                 (1, Some(pod)) if matches!(pod.init, Init::Done(_)) && !explained(pod, token) => {}
                 (1, Some(pod)) => return Err(format!("I1: {accessor} is recorded, and {} does not use it", pod.name)),
-                // Rule 10: the pod has had a token, or the token's request is not there, and no request says what became of it; a
-                // restored etcd looks the same. It ends with the pod.
-                (0, Some(pod)) if (matches!(pod.init, Init::Done(_)) || unclaimed(token)) && !explained(pod, token) => {
-                }
+                // Rule 10: the pod has had a token, or the token's request is not there or does not know what became of it, and no
+                // request says so; a restored etcd looks the same. It ends with the pod.
+                (0, Some(pod))
+                    if (matches!(pod.init, Init::Done(_)) || unclaimed(token) || unknown(token))
+                        && !explained(pod, token) => {}
                 (0, _) => return Err(format!("I2: {accessor} is an orphan")),
                 (1, None) => return Err(format!("I3: {accessor} outlived its pod")),
                 (count, _) => return Err(format!("I1: {accessor} is recorded {count} times")),

@@ -242,6 +242,7 @@ fn a_restored_etcd() {
         20 => action(20),
         1 => Just(Action::Backup),
         1 => Just(Action::Restore),
+        1 => Just(Action::Report { pod: 0 }),
     ];
     simulate(1, 80, action, |_| Ok(()));
 }

@@ -26,6 +26,8 @@ pub const TTL: &str = "10m";
 
 /// How long a wrapping token lives.
 const WRAPPING: SignedDuration = SignedDuration::from_secs(90);
+/// How long a restore from a backup takes at least, with all that comes before it.
+const RESTORE: SignedDuration = SignedDuration::from_secs(120);
 /// How long after it was sent a renewal can take effect (rule 8).
 pub const DEADLINE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -55,12 +57,40 @@ pub struct Pod {
     pub init: Init,
     /// The accessor of the token in the files.
     pub file: Option<String>,
+    /// What a restored etcd says of its init container, and what was so when it was restored: its kubelet says nothing until that changes.
+    pub said: Option<(InitState, InitState)>,
 }
 
 impl Pod {
     pub fn alive(&self) -> bool {
         !self.gone && !self.finished
     }
+
+    /// What is so of its init container.
+    fn state(&self) -> InitState {
+        match self.init {
+            Init::Off => InitState::Waiting,
+            Init::Waiting { .. } => InitState::Running,
+            Init::Done(_) => InitState::Ended,
+        }
+    }
+
+    /// What its status says of its init container.
+    fn reported(&self) -> InitState {
+        match self.said {
+            Some((said, then)) if then == self.state() => said,
+            _ => self.state(),
+        }
+    }
+}
+
+/// What a backup of etcd has.
+#[derive(Clone, Debug)]
+struct Backup {
+    time: Timestamp,
+    requests: BTreeMap<String, VaultTokenRequest>,
+    /// The states of init containers, by their pods' UIDs.
+    states: HashMap<String, InitState>,
 }
 
 /// A token in Vault.
@@ -104,7 +134,7 @@ pub struct Model {
     /// The first invariant that did not hold.
     pub violation: Option<String>,
     pub restored: bool,
-    backup: Option<BTreeMap<String, VaultTokenRequest>>,
+    backup: Option<Backup>,
     /// Accessors that a request has recorded at any time.
     recorded: HashSet<String>,
     version: u64,
@@ -233,11 +263,7 @@ impl Model {
             service_account: "web".to_owned(),
             policies: Some("shop-read".to_owned()),
             ttl: Some(TTL.to_owned()),
-            init: match pod.init {
-                Init::Off => InitState::Waiting,
-                Init::Waiting { .. } => InitState::Running,
-                Init::Done(_) => InitState::Ended,
-            },
+            init: pod.reported(),
         })
     }
 
@@ -389,20 +415,28 @@ impl Model {
     }
 
     pub fn back_up(&mut self) {
-        self.backup = Some(self.requests.clone());
+        let states = self.pods.iter().map(|pod| (pod.uid.clone(), pod.reported())).collect();
+        self.backup = Some(Backup { time: self.now, requests: self.requests.clone(), states });
     }
 
-    /// The requests are what they were; pods, processes and tokens are what they are.
+    /// The requests are what they were, and so is what is said of pods; pods, processes and tokens are what they are.
     pub fn restore(&mut self) {
         if let Some(backup) = self.backup.take() {
-            // It takes longer than any call: what was to be revoked by what etcd said before is dead by then.
+            // No backup is restored that soon, nor in no time.
+            self.now = (self.now + SignedDuration::from_secs(1)).max(backup.time + RESTORE);
+            // It takes longer than any call: what was to be revoked by what etcd said before is dead by then, and no write to an API
+            // server outlives its etcd.
             for late in std::mem::take(&mut self.late) {
                 match late {
                     Late::Revoke(accessor) => self.revoke(&accessor),
+                    Late::Write(..) | Late::Release(_) => {}
                     late => self.late.push(late),
                 }
             }
-            self.requests = backup;
+            self.requests = backup.requests;
+            for pod in &mut self.pods {
+                pod.said = backup.states.get(&pod.uid).map(|said| (*said, pod.state()));
+            }
             self.restored = true;
         }
     }

@@ -9,10 +9,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use testbed::kubelet::{PodHandle, PodSpec};
+use testbed::kubelet::{Init, PodHandle, PodSpec};
 use testbed::proxy::{Break, Fault, Proxy};
 use testbed::system::CLUSTER;
-use vault_token_operator::api::Phase;
+use vault_token_operator::api::{AttemptOutcome, Phase};
 
 /// Where the operator makes tokens.
 pub const ROLE_PATH: &str = "auth/token/create/vault-token-operator-main";
@@ -93,6 +93,9 @@ fn number(text: &str, words: &str) -> usize {
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
+/// How old a backup is at least that costs no pod its token.
+const YOUNGEST_BACKUP: Duration = Duration::from_secs(120);
+
 /// What is said of a token that its pod runs with though no request says so.
 const IN_USE: &str = "its pod has had a token, and no request says so";
 
@@ -117,17 +120,32 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
         cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
         pod
     };
-    let pods: Vec<_> = stream::iter(0..PODS).map(create).buffer_unordered(AT_ONCE).collect().await;
-    let backup = cluster.plane().save().await.expect("saved");
+    let mut pods: Vec<_> = stream::iter(0..PODS).map(create).buffer_unordered(AT_ONCE).collect().await;
+    // One is in the midst of its delivery.
+    let halfway = create(PODS).await;
     cluster.system.kill_operator();
     let (operator, health) = cluster.system.spawn_operator(&[]).expect("it starts");
     ha::until(&health, "this replica leads").await;
-    let deliver = async |pod| {
-        let init = cluster.init(pod).await;
+    let (push, listen) = Proxy::before_init(halfway.address).await.expect("a proxy");
+    push.follow(|_| Fault::Before(Break::Silence));
+    let init = cluster.init_with(&halfway, &[("VTO_LISTEN", &listen)]).await;
+    let issued = cluster.until_phase(&halfway, Phase::Issued).await.status.expect("a status");
+    let backup = cluster.plane().save().await.expect("saved");
+    let saved = Instant::now();
+    push.follow(|_| Fault::None);
+    let ended_well = async |pod: &PodHandle, init: Init| {
         cluster.ended_well(pod, &init).await;
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
     };
-    stream::iter(&pods).for_each_concurrent(AT_ONCE, deliver).await;
+    ended_well(&halfway, init).await;
+    let delivered = cluster.until_phase(&halfway, Phase::Delivered).await.status.expect("a status");
+    assert_eq!(delivered.token_accessor, issued.token_accessor, "it has the token that the backup knows of");
+    stream::iter(&pods).for_each_concurrent(AT_ONCE, async |pod| ended_well(pod, cluster.init(pod).await).await).await;
+    pods.push(halfway);
+    // What is younger tells nothing of what came of an attempt.
+    while saved.elapsed() < YOUNGEST_BACKUP {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     let assert_all_live = async || {
         for pod in &pods {
             assert!(cluster.accepts(&token_of(pod)).await, "the token of {} is dead", pod.name);
@@ -135,6 +153,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     };
     cluster.plane().restore(backup).await.expect("restored");
     assert!(cluster.request(&pods[0], 0).await.is_none(), "the requests are lost");
+    assert_eq!(cluster.request(&pods[PODS], 0).await.expect("a request").phase(), Phase::Issued);
     // Its watches would bring nothing any more.
     let status = operator.wait(LIMIT).await.expect("it ends by itself");
     assert_eq!(status.code(), Some(1));
@@ -150,7 +169,10 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     // Before the kubelet has said again what runs, and after.
     cluster.system.start_operator(&[]).await.expect("the operator starts");
     // Other tests' pods that were given a token meanwhile may be among them.
-    cluster.until_health("all kept", |text| number(text, " kept") >= PODS).await;
+    cluster.until_health("all kept", |text| number(text, " kept") > PODS).await;
+    let halfway = cluster.request(&pods[PODS], 0).await.and_then(|request| request.status).expect("a status");
+    let ended = halfway.history.first().map(|ended| (ended.outcome, &ended.token_accessor));
+    assert_eq!(ended, Some((AttemptOutcome::Unknown, &issued.token_accessor)));
     for pod in &pods {
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
     }
