@@ -220,9 +220,6 @@ pub enum AttemptOutcome {
     Undelivered,
     /// Nothing was recorded: Vault or the operator was gone in the midst of it.
     Unrecorded,
-    /// No operator saw to it for longer than a wrapping token lives. The pod may have its token, if the request is older than it was, as
-    /// after a restore from a backup: it is revoked once the pod has another one, or is gone.
-    Unknown,
 }
 
 /// Where a request is in its life.

@@ -2,7 +2,7 @@
 //! done (I6).
 
 use super::status::{current, message};
-use crate::api::{ConditionType, Phase, VaultTokenRequest, VaultTokenRequestStatus};
+use crate::api::{ConditionType, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 
 /// The token in the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Verdict {
     Done,
     /// There will be no token, and this is why.
     Over(String),
+    /// The operator does not know whether the token has arrived, and it goes by a newer request alone; in words.
+    Anew(String),
     /// Not yet; in words.
     Waiting(String),
 }
@@ -37,7 +39,8 @@ pub fn vouches(request: &VaultTokenRequest, accessor: &str) -> bool {
 /// The accessor of the token that may be taken in this attempt. Whoever knows the request's public key can seal, so a seal alone
 /// proves nothing.
 pub fn expected(request: &VaultTokenRequest, attempt: u32) -> Option<&str> {
-    let issued = request.phase() == Phase::Issued && request.status.as_ref()?.attempts == attempt;
+    let issued =
+        request.phase() == Phase::Issued && !is_forgotten(request) && request.status.as_ref()?.attempts == attempt;
     recorded(request).filter(|_| issued)
 }
 
@@ -53,6 +56,7 @@ pub fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdic
         Phase::Delivered if records(request, held) => Verdict::Done,
         Phase::Delivered => Verdict::Over("the request is Delivered with a token that is not here".to_owned()),
         _ if request.is_over() => Verdict::Over(words(request)),
+        _ if is_forgotten(request) => Verdict::Anew(words(request)),
         _ => Verdict::Waiting(words(request)),
     }
 }
@@ -62,8 +66,14 @@ pub fn keeps(verdict: &Verdict, request: Option<&VaultTokenRequest>, held: Optio
     match verdict {
         Verdict::Done => true,
         Verdict::Waiting(_) => request.is_some_and(|request| records(request, held)),
-        Verdict::Over(_) => false,
+        Verdict::Over(_) | Verdict::Anew(_) => false,
     }
+}
+
+/// Whether the operator does not know whether the token was delivered, and hands it over to nobody any more.
+fn is_forgotten(request: &VaultTokenRequest) -> bool {
+    let reason = request.status.as_ref().and_then(|status| status.reason.as_deref());
+    request.phase() == Phase::Issued && reason == Some(Reason::DeliveryForgotten.as_str())
 }
 
 /// Whether the held token is the one that the request records, and is not being revoked.
@@ -150,6 +160,20 @@ mod tests {
             assert!(matches!(verdict(Phase::Delivered, other), Verdict::Over(_)), "{other:?}");
         }
         assert!(matches!(judge(None, Some(&held("acc"))), Verdict::Over(_)));
+    }
+
+    #[test]
+    fn rule_10_a_token_that_the_operator_does_not_know_of_is_asked_for_anew() {
+        let mut forgotten = at(Phase::Issued);
+        let status = forgotten.status.as_mut().expect("a status");
+        status.reason = Some(Reason::DeliveryForgotten.as_str().to_owned());
+        assert_eq!(expected(&forgotten, 2), None, "nobody takes it any more");
+        let held = held("acc");
+        let verdict = judge(Some(&forgotten), Some(&held));
+        assert!(matches!(verdict, Verdict::Anew(_)), "{verdict:?}");
+        assert!(!keeps(&verdict, Some(&forgotten), Some(&held)));
+        forgotten.status.as_mut().expect("a status").phase = Some(Phase::Delivered);
+        assert_eq!(judge(Some(&forgotten), Some(&held)), Verdict::Done, "it has been delivered since");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::backoff::Backoff;
 use super::grant::{Grant, Limits, Verdict, Why, verify};
 use super::pod::{InitState, Observation, PodFacts};
 use super::rules::Rules;
-use super::status::is_doubtful;
+use super::status::is_left;
 use super::tenure::{Tenure, delivered, renewal_due, tenure};
 use super::token::{Hand, Intent, Wrapped};
 use crate::api::{ConditionType, Delivery, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
@@ -90,8 +90,6 @@ pub enum Step {
     RevokeUnrecorded,
     /// Write down that the attempt is given up (rule 6).
     Abandon(Why),
-    /// Write down that nobody knows what became of the attempt, and start over (rule 10).
-    Doubt(Why),
     /// Revoke the token of an attempt that was given up, then start over (rule 6).
     RevokeAbandoned(String),
     /// Revoke the token because its time has come, and record that (rule 7); also once it is dead for want of time, if Vault
@@ -324,7 +322,7 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
     if let Some(end) = end(observed) {
         return Step::RevokeFinally(accessor, end);
     }
-    if let Some(why) = contradiction(observed) {
+    if let Some(why) = contradiction(observed, status) {
         // It may be a pod that says nothing on purpose: it keeps one token, however often it has asked, and no longer than one that
         // is delivered. The app has the newest, since an init container that asks clears away what was there.
         if let Some(newer) = &observed.siblings.outdone_by {
@@ -344,11 +342,6 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
             {
                 hand_over(observed, status, wrapped, facts)
             }
-            // What is said of the pod may be as old as the request. An init container that waits still gets another token.
-            _ if is_doubtful(status, observed.now) => Step::Doubt(Why::new(
-                Reason::AttemptAbandoned,
-                "no operator was there until the wrapping token had expired: whether the token was delivered is not known",
-            )),
             _ => Step::Abandon(Why::new(
                 Reason::AttemptAbandoned,
                 "the operator restarted before the token was delivered",
@@ -357,17 +350,32 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
     }
 }
 
-/// Rule 10: an init container ends well only once its request is Delivered. Where it has, and no request says so, the requests
-/// are older than they were, and the app may be using this very token. (A newer request that is Delivered has ended this one.)
-fn contradiction(observed: &Observed<'_>) -> Option<Why> {
+/// Rule 10: where the pod may be using this very token though the request does not say that it has it. (A newer request that is
+/// Delivered has ended this one.)
+fn contradiction(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Option<Why> {
     let ended = matches!(observed.pod, Some(Observation::Present(facts)) if facts.init == InitState::Ended);
-    (ended && observed.request.phase() != Phase::Delivered).then(|| {
-        Why::new(
-            Reason::DeliveryForgotten,
-            "the pod has had its token, and no request says so; were the requests restored from a backup? The token is \
-             kept while the pod lives; restart the pod to give it a new one",
-        )
-    })
+    let words = match observed.request.phase() {
+        Phase::Delivered => return None,
+        // An init container ends well only once its request is Delivered: the requests are older than they were.
+        _ if ended => {
+            "the pod has had its token, and no request says so; were the requests restored from a backup? The token is kept \
+             while the pod lives; restart the pod to give it a new one"
+        }
+        // What is said of the pod may be as old as the request. An init container that still waits asks anew when it reads this.
+        Phase::Issued
+            if is_left(status.attempt_started_at.as_ref(), observed.now) && !in_hand(observed.hand, status) =>
+        {
+            "nobody saw to it for so long that it is not known whether the pod has had its token; was the operator away, or were the \
+             requests restored from a backup? The token is kept until the pod has a newer one; an init container that waits asks for one"
+        }
+        _ => return None,
+    };
+    Some(Why::new(Reason::DeliveryForgotten, words))
+}
+
+/// Whether the wrapping token of the recorded token is in memory, and so has been ever since it was made.
+fn in_hand(hand: &Hand, status: &VaultTokenRequestStatus) -> bool {
+    matches!(hand, Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped) if belongs(wrapped, status))
 }
 
 /// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which

@@ -5,11 +5,10 @@ use super::*;
 use crate::api::AttemptOutcome;
 use crate::domain::grant::tests::{limits, request, rules};
 use crate::domain::pod::tests::{app, pod};
-use crate::domain::status::Draft;
+use crate::domain::status::{Draft, is_forgotten};
 use crate::domain::token::{Expiry, Minted, Qualities};
 use crate::seal::Receipt;
 use crate::wire::Outcome;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -108,7 +107,7 @@ fn in_phase(phase: Phase, attempt: u32) -> VaultTokenRequest {
 }
 
 fn deleted(mut request: VaultTokenRequest) -> VaultTokenRequest {
-    request.metadata.deletion_timestamp = Some(Time(at(NOW)));
+    request.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
     request
 }
 
@@ -197,36 +196,36 @@ fn rule_6_an_expired_wrapping_token_is_written_off_before_its_token_is_revoked()
 }
 
 #[test]
-fn rule_10_what_came_of_an_attempt_that_nobody_saw_to_for_long_is_not_guessed() {
+fn rule_10_what_came_of_an_attempt_that_was_left_alone_is_not_guessed() {
     let alive = living(json!({}));
-    let issued = in_phase(Phase::Issued, 1);
-    let step = |second| decided_at(&issued, Some(&alive), None, second);
-    // Its wrapping token can be used until then, and another operator takes over in less than two minutes.
+    let mut issued = in_phase(Phase::Issued, 1);
+    let step = |request: &VaultTokenRequest, second| decided_at(request, Some(&alive), None, second);
+    // Another operator takes over in less than two minutes.
     let late = NOW + 120;
-    for second in [NOW + 60, late - 1] {
-        assert!(matches!(step(second), Step::Abandon(_)), "{second}");
-    }
-    let Step::Doubt(why) = step(late) else { panic!("{:?}", step(late)) };
-    let status = Draft::new(issued.status.as_ref(), Some(1), at(late)).doubted(&why);
-    let outcome = |status: &VaultTokenRequestStatus| status.history.last().map(|ended| ended.outcome);
-    assert_eq!((status.phase, outcome(&status)), (Some(Phase::Pending), Some(AttemptOutcome::Unknown)));
-    assert_eq!(status.history[0].token_accessor.as_deref(), Some("token-accessor"));
-    assert_eq!((status.token_accessor, status.wrapping_accessor), (None, None));
-    let mut usable = issued.clone();
-    usable.status.as_mut().expect("a status").wrapping_expires_at = Some(Time(at(late + 1)));
-    assert!(matches!(decided_at(&usable, Some(&alive), None, late), Step::Abandon(_)), "it can be used still");
+    assert!(matches!(step(&issued, late - 1), Step::Abandon(_)));
+    let Step::Wait(why) = step(&issued, late) else { panic!("{:?}", step(&issued, late)) };
+    assert_eq!(why.reason, Reason::DeliveryForgotten);
     // Who has the wrapping token in hand has been there all the time.
-    let limits = limits();
-    let hand = wrapped(1, NOW + 60);
+    let (limits, hand) = (limits(), wrapped(1, NOW + 60));
     let there = decide(&Observed { now: at(late), ..observed(&issued, Some(&alive), &hand, &limits) });
     assert!(matches!(there, Step::Abandon(_)), "{there:?}");
+    // Its token is kept, and ends as any other.
+    issued.status = Some(Draft::new(issued.status.as_ref(), Some(1), at(late)).waiting(&why));
+    assert_eq!(issued.phase(), Phase::Issued);
+    assert!(matches!(step(&issued, late), Step::Wait(again) if again == why));
+    let newer = decided_at(&issued, Some(&alive), Some("newer"), late);
+    assert!(matches!(newer, Step::RevokeFinally(_, why) if why.reason == Reason::Superseded));
+    let gone = decided_at(&issued, Some(&Observation::Absent), None, late);
+    assert!(matches!(gone, Step::RevokeFinally(_, why) if why.reason == Reason::PodDeleted));
+    let deletion = decided_at(&deleted(issued), None, None, late);
+    assert!(matches!(deletion, Step::RevokeFinally(_, why) if why.reason == Reason::RequestDeleted));
 
     let minting = in_phase(Phase::Minting, 1);
-    for (second, expected) in [(late - 1, AttemptOutcome::Unrecorded), (late, AttemptOutcome::Unknown)] {
-        let step = decided_at(&minting, Some(&alive), None, second);
+    for (second, forgotten) in [(late - 1, false), (late, true)] {
+        let step = step(&minting, second);
         let Step::Intend(next) = step else { panic!("{step:?}") };
         let status = Draft::new(minting.status.as_ref(), Some(1), at(second)).intended(&next);
-        assert_eq!((outcome(&status), status.attempts), (Some(expected), 2));
+        assert_eq!(status.history.iter().map(is_forgotten).collect::<Vec<_>>(), [forgotten]);
     }
 }
 
@@ -684,7 +683,7 @@ fn a_request_that_is_denied_for_want_of_a_grant_is_served_once_it_is_granted() {
     // Where its kubelet has not said yet that its init container runs, it is not over.
     let late = living(json!({"status": {"initContainerStatuses": null}}));
     let mut young = denied.clone();
-    young.metadata.creation_timestamp = Some(Time(at(NOW)));
+    young.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
     let step = |second| decide(&Observed { now: at(second), ..observed(&young, Some(&late), &Hand::Empty, &limits) });
     assert_eq!(step(NOW + 5), Step::Later(at(NOW + 6)));
     let waits = step(NOW + 31);
@@ -710,7 +709,7 @@ fn the_table_of_the_architecture_has_every_step_and_no_other() {
     // What is between two pairs of asterisks.
     let told: BTreeSet<&str> = table.flat_map(|line| line.split("**").skip(1).step_by(2)).collect();
     let steps = names! {
-        Settle Wait Later Deny Fail Intend Mint Push Offer Hear Disbelieve RevokeUnrecorded Abandon Doubt RevokeAbandoned RevokeFinally
+        Settle Wait Later Deny Fail Intend Mint Push Offer Hear Disbelieve RevokeUnrecorded Abandon RevokeAbandoned RevokeFinally
         Renew Check LoseGrant RegainGrant Release Delete
     };
     assert_eq!(told, BTreeSet::from(steps));

@@ -216,21 +216,10 @@ impl Draft {
     }
 
     /// The token of an attempt that was given up is dead: the request starts over, or fails for good.
-    pub fn cleared(self) -> VaultTokenRequestStatus {
-        self.started_over(AttemptOutcome::Undelivered, "was revoked undelivered")
-    }
-
-    /// Nobody knows whether the token of an attempt was delivered: the request starts over without it, or fails for good (rule 10).
-    pub fn doubted(mut self, why: &Why) -> VaultTokenRequestStatus {
-        self.take_offer_back();
-        self.set(ConditionType::Delivered, false, why);
-        self.started_over(AttemptOutcome::Unknown, "is kept until the pod has another one, or is gone")
-    }
-
-    fn started_over(mut self, outcome: AttemptOutcome, fate: &str) -> VaultTokenRequestStatus {
+    pub fn cleared(mut self) -> VaultTokenRequestStatus {
         self.status.wrapping_accessor = None;
         let accessor = self.status.token_accessor.take();
-        self.end_attempt(outcome, accessor);
+        self.end_attempt(AttemptOutcome::Undelivered, accessor);
         // It was about that token; whatever comes next is another one.
         self.status.conditions.retain(|condition| condition.type_ != ConditionType::Revoked.as_str());
         self.status.wrapping_expires_at = None;
@@ -249,7 +238,7 @@ impl Draft {
             return self.failed(&why);
         }
         let attempt = self.status.attempts;
-        let cleared = format!("the token of attempt {attempt} {fate}; another attempt follows");
+        let cleared = format!("the token of attempt {attempt} was revoked undelivered; another one follows");
         self.set(ConditionType::Issued, false, &Why::new(Reason::AttemptAbandoned, cleared));
         self.close(Phase::Pending, Reason::AttemptAbandoned)
     }
@@ -291,13 +280,10 @@ impl Draft {
         self.close(Phase::Revoked, why.reason)
     }
 
-    /// An attempt that is open by the status has no record, and will get none: this write keeps any other out. Of an old one it may
-    /// be the status that has none.
+    /// An attempt that is open by the status has no record, and will get none: this write keeps any other out.
     fn end_open_attempt(&mut self) {
         if self.status.phase == Some(Phase::Minting) {
-            let known =
-                if is_doubtful(&self.status, self.now) { AttemptOutcome::Unknown } else { AttemptOutcome::Unrecorded };
-            self.end_attempt(known, None);
+            self.end_attempt(AttemptOutcome::Unrecorded, None);
         }
     }
 
@@ -343,12 +329,15 @@ impl Draft {
     }
 }
 
-/// Whether nobody knows what became of the last attempt, which is not over by the status (rule 10): either no operator was there for
-/// some time, or the status is older than it was, as after a restore from a backup, and the pod may have had its token.
-pub fn is_doubtful(status: &VaultTokenRequestStatus, now: Timestamp) -> bool {
-    let began = status.attempt_started_at.as_ref().and_then(|began| began.0.checked_add(TAKEOVER).ok());
-    let usable = status.wrapping_expires_at.as_ref().is_some_and(|expires| expires.0 > now);
-    began.is_some_and(|late| late <= now) && !usable
+/// Whether an attempt that began at this time has been left alone by now: either no operator was there for so long, or the request is
+/// older than it was, as after a restore from a backup, and what came of the attempt is forgotten (rule 10).
+pub fn is_left(started_at: Option<&MicroTime>, now: Timestamp) -> bool {
+    started_at.and_then(|started| started.0.checked_add(TAKEOVER).ok()).is_some_and(|late| late <= now)
+}
+
+/// Whether an attempt ended without a record after it had been left alone: it may have had one.
+pub fn is_forgotten(ended: &Attempt) -> bool {
+    ended.outcome == AttemptOutcome::Unrecorded && is_left(ended.started_at.as_ref(), ended.time.0)
 }
 
 fn held() -> Why {

@@ -1,7 +1,8 @@
 //! Tokens that Vault has and no request records: which of them are to die (rules 9 and 10).
 
 use super::pod::{InitState, Observation};
-use crate::api::{Attempt, AttemptOutcome, Phase, VaultTokenRequest};
+use super::status::is_forgotten;
+use crate::api::{Attempt, Phase, VaultTokenRequest};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::collections::HashMap;
@@ -49,7 +50,7 @@ pub enum Judgement {
     Keep,
     /// Its request knows the attempt that it was made in, and that it is over: no request will ever record it.
     Revoke,
-    /// Its request knows the attempt that it was made in, and not what became of it: nobody was there, or the request is older than it was.
+    /// Its request knows the attempt that it was made in, and perhaps not what became of it: the attempt had been left alone.
     Unknown,
     /// Its request is not there. It was deleted; or it is not there yet again, after a restore from a backup.
     Unclaimed,
@@ -93,13 +94,13 @@ pub fn judge(claim: &Claim, request: Option<&VaultTokenRequest>) -> Judgement {
     let Some(status) = &request.status else { return Judgement::Forgotten };
     let began = |started: Option<&MicroTime>| started.is_some_and(|started| started.0 == claim.attempt_started_at);
     let current = status.attempts == claim.attempt && began(status.attempt_started_at.as_ref());
-    let ended = |ended: &&Attempt| ended.number == claim.attempt && began(ended.started_at.as_ref());
-    let ended = status.history.iter().find(ended).map(|ended| ended.outcome);
+    let of_claim = |ended: &&Attempt| ended.number == claim.attempt && began(ended.started_at.as_ref());
+    let ended = status.history.iter().find(of_claim);
     let recorded = status.token_accessor.as_ref() == Some(&claim.accessor) && !request.phase().is_final();
     match request.phase() {
         _ if recorded => Judgement::Keep,
         Phase::Minting if current => Judgement::Keep,
-        _ if ended == Some(AttemptOutcome::Unknown) => Judgement::Unknown,
+        _ if ended.is_some_and(is_forgotten) => Judgement::Unknown,
         _ if current || ended.is_some() => Judgement::Revoke,
         _ => Judgement::Forgotten,
     }
@@ -143,7 +144,7 @@ pub fn kept(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::VaultTokenRequestStatus;
+    use crate::api::{AttemptOutcome, VaultTokenRequestStatus};
     use crate::domain::grant::tests::request;
     use crate::domain::pod::PodFacts;
     use crate::domain::pod::tests::{app, pod};
@@ -198,15 +199,15 @@ mod tests {
 
     #[test]
     fn rule_9_recorded_and_open_attempts_are_kept_and_closed_ones_are_not() {
-        let ended = |outcome, phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
+        let ended = |time, phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
             let mut request = request();
             request.metadata.uid = Some("r".to_owned());
             let history = history.iter().map(|(number, started)| Attempt {
                 number: *number,
                 started_at: Some(second(*started)),
-                outcome,
+                outcome: AttemptOutcome::Unrecorded,
                 token_accessor: None,
-                time: Time(Timestamp::UNIX_EPOCH),
+                time: Time(second(time).0),
             });
             request.status = Some(VaultTokenRequestStatus {
                 phase: Some(phase),
@@ -219,7 +220,7 @@ mod tests {
             judge(&claim(), Some(&request))
         };
         let with = |phase, attempts, started, accessor: Option<&str>, history: &[(u32, i64)]| {
-            ended(AttemptOutcome::Unrecorded, phase, attempts, started, accessor, history)
+            ended(30, phase, attempts, started, accessor, history)
         };
         assert_eq!(judge(&claim(), None), Judgement::Unclaimed);
         let mut another = request();
@@ -244,10 +245,12 @@ mod tests {
         assert_eq!(with(Phase::Pending, 2, 20, None, &known), Judgement::Revoke, "closed");
         assert_eq!(with(Phase::Denied, 2, 20, None, &[]), Judgement::Revoke, "over");
         assert_eq!(with(Phase::Revoked, 2, 20, Some("acc"), &[]), Judgement::Revoke, "a request that came to its end");
-        let unknown = |phase, attempts, started| ended(AttemptOutcome::Unknown, phase, attempts, started, None, &known);
-        assert_eq!(unknown(Phase::Pending, 2, 20), Judgement::Unknown, "nobody saw to it");
-        assert_eq!(unknown(Phase::Failed, 2, 20), Judgement::Unknown, "the last one");
-        assert_eq!(unknown(Phase::Delivered, 3, 30), Judgement::Unknown, "another one has served");
+        for (time, expected) in [(139, Judgement::Revoke), (140, Judgement::Unknown)] {
+            let left = |phase, attempts, started| ended(time, phase, attempts, started, None, &known);
+            assert_eq!(left(Phase::Pending, 2, 20), expected, "its request was left alone");
+            assert_eq!(left(Phase::Failed, 2, 20), expected, "the last one");
+            assert_eq!(left(Phase::Delivered, 3, 30), expected, "another one has served");
+        }
     }
 
     #[test]

@@ -47,7 +47,13 @@ const LIMITS: Limits = Limits {
 /// A sentence for the pod's owner, which also goes to the termination log.
 pub async fn run(settings: Settings) -> Result<(), String> {
     let told = Mutex::new("nothing was heard".to_owned());
-    let outcome = match tokio::time::timeout(settings.timeout, obtain(&settings, &told)).await {
+    let obtained = async {
+        while let Outcome::Forgotten = obtain(&settings, &told).await? {
+            tracing::info!("asking for another token");
+        }
+        Ok(())
+    };
+    let outcome = match tokio::time::timeout(settings.timeout, obtained).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let last = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -63,8 +69,16 @@ pub async fn run(settings: Settings) -> Result<(), String> {
     outcome
 }
 
+/// What became of a request.
+enum Outcome {
+    /// The token is there.
+    Obtained,
+    /// The operator does not know.
+    Forgotten,
+}
+
 /// `told` holds what is being waited for.
-async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String> {
+async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<Outcome, String> {
     let identity = Identity::read(&settings.service_account_token_file).await?;
     let store = Store::new(settings.directory.clone(), settings.file_mode)?;
     // Before the request is there, so that the first push finds an open port.
@@ -77,7 +91,7 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     if let Some(accessor) = store.accessor().await {
         if requests.delivered(&accessor).await? {
             tracing::info!(accessor, "this pod's token is there already, and its request is Delivered");
-            return Ok(());
+            return Ok(Outcome::Obtained);
         }
         tracing::info!(accessor, "a token is there that no request of this pod records: it is removed");
     }
@@ -97,6 +111,8 @@ async fn obtain(settings: &Settings, told: &Mutex<String>) -> Result<(), String>
     let outcome = watch(&receiver, told).await;
     if let Some(serving) = serving {
         serving.abort();
+        // The port is free when it has ended.
+        let _ = serving.await;
     }
     outcome
 }
@@ -119,12 +135,16 @@ async fn answered(receiver: Arc<Receiver>, request: http::Request<Bytes>) -> htt
 }
 
 /// Looks at one's own request until it is over.
-async fn watch(receiver: &Receiver, told: &Mutex<String>) -> Result<(), String> {
+async fn watch(receiver: &Receiver, told: &Mutex<String>) -> Result<Outcome, String> {
     let mut looks = 0;
     loop {
         match receiver.look().await {
-            Verdict::Done => return Ok(()),
+            Verdict::Done => return Ok(Outcome::Obtained),
             Verdict::Over(why) => return Err(why),
+            Verdict::Anew(why) => {
+                tracing::warn!("{why}");
+                return Ok(Outcome::Forgotten);
+            }
             Verdict::Waiting(state) => {
                 let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                 if *told != state {

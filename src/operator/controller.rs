@@ -110,14 +110,19 @@ async fn serve<W: World + 'static>(
     let (sender, older) = futures::channel::mpsc::unbounded();
     let (whole, lists) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
-    let listed = health.clone();
+    let (listed, vitals) = (health.clone(), health.vitals());
     let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), cluster::watch())
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
-        .inspect_ok(move |event| {
-            if matches!(event, watcher::Event::InitDone) {
+        .inspect_ok(move |event| match event {
+            watcher::Event::InitDone => {
                 listed.requests_synced();
+                vitals.listed("vaulttokenrequests");
                 tracing::info!("the requests are listed and watched");
             }
+            watcher::Event::Apply(request) | watcher::Event::Delete(request) => {
+                vitals.brought("vaulttokenrequests", request.metadata.uid.as_deref().unwrap_or_default());
+            }
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
         })
         .modify(trim)
         .reflect(writer)

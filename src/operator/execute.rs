@@ -6,7 +6,7 @@ use crate::api::{AttemptOutcome, Phase, Reason, VaultTokenRequest, VaultTokenReq
 use crate::cluster;
 use crate::domain::grant::{Limits, Why};
 use crate::domain::plan::{Observed, Siblings, Step, confirmed, decide, surely_expired, surely_outlived, wants_pod};
-use crate::domain::status::Draft;
+use crate::domain::status::{Draft, is_forgotten};
 use crate::domain::token::{BASE_POLICY, Hand, Intent, Qualities, Wrapped};
 use crate::seal::Receipt;
 use crate::text::one_line;
@@ -228,7 +228,6 @@ impl<W: World> Executor<W> {
                 Ok((request.clone(), Go::On))
             }
             Step::Abandon(why) => self.abandon(request, hand, &why.message).await,
-            Step::Doubt(why) => self.write(request, self.draft(request).doubted(&why), Go::On).await,
             Step::RevokeAbandoned(accessor) => match self.world.revoke(&accessor).await {
                 Ok(()) => self.write(request, self.draft(request).cleared(), Go::On).await,
                 Err(error) => self.not_revoked(request, &error).await,
@@ -380,13 +379,13 @@ impl<W: World> Executor<W> {
     ) -> Result<Progress, cluster::Error> {
         let before = request.status.as_ref().and_then(|status| status.history.last());
         let ended = status.history.last().filter(|ended| before != Some(ended));
-        let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded);
+        let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded && !is_forgotten(ended));
         let phase = status.phase.unwrap_or_default();
         let tells = phase != request.phase() && (phase == Phase::Delivered || phase.is_final());
-        let told = tells && status.history.iter().any(|ended| ended.outcome == AttemptOutcome::Unknown);
+        let told = tells && status.history.iter().any(is_forgotten);
         let written = self.world.write(request, status).await;
-        // An attempt that ended without a record may have left a token, and one whose token was kept leaves it by now; it may be so
-        // although no answer says it.
+        // An attempt that ended without a record may have left a token: one that is kept until another is delivered (rule 10) goes then.
+        // It may have been written although no answer says so.
         if unrecorded || told {
             self.world.sweep_soon();
         }

@@ -67,6 +67,11 @@ impl Health {
         self.turnstile.clone()
     }
 
+    /// What the watches bring is told there.
+    pub fn vitals(&self) -> Vitals {
+        self.sources.vitals.clone()
+    }
+
     /// A look at a request begins, and goes on until what is given is dropped.
     pub fn look(&self) -> Looking {
         self.sources.vitals.look()
@@ -128,7 +133,7 @@ impl Health {
             ungranted: self.sources.census.count(&edition),
             held: self.sources.census.held(&edition).unwrap_or_default(),
             queue: self.turnstile.waiting(),
-            silence: self.sources.vitals.silence(now).1,
+            silence: self.sources.vitals.silence(now).2,
             look: self.sources.vitals.longest_look(now),
         })
     }

@@ -1,10 +1,11 @@
 //! The record: every change of a request goes through here, guarded by the resourceVersion of what was seen, and
 //! leaves one audit line and one Event, and is counted. A change whose answer is lost leaves a line that says so.
 
-use super::endings::Endings;
 use super::herald::Herald;
 use super::metrics::Metrics;
-use crate::api::{FINALIZER, Phase, VaultTokenRequest, VaultTokenRequestStatus};
+use super::pods::LivePods;
+use super::vitals::Vitals;
+use crate::api::{FINALIZER, Phase, Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::announcement::announcement;
 use crate::domain::audit::step;
@@ -19,13 +20,15 @@ pub struct Ledger {
     client: Client,
     herald: Herald,
     metrics: Metrics,
-    endings: Endings,
+    pods: LivePods,
+    vitals: Vitals,
 }
 
 impl Ledger {
-    /// Writes with `client`, announces through `herald`, counts in `metrics`.
-    pub fn new(client: Client, herald: Herald, metrics: Metrics, endings: Endings) -> Self {
-        Self { client, herald, metrics, endings }
+    /// Writes with `client`, announces through `herald`, counts in `metrics`; knows from `pods` when one ended, and tells `vitals` what
+    /// the watches are to bring.
+    pub fn new(client: Client, herald: Herald, metrics: Metrics, pods: LivePods, vitals: Vitals) -> Self {
+        Self { client, herald, metrics, pods, vitals }
     }
 
     /// Reads a request fresh.
@@ -53,7 +56,14 @@ impl Ledger {
         let mut next = request.clone();
         next.status = Some(status);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        // Before the call: its news may come before its answer.
+        let uid = request.uid().unwrap_or_default();
+        let owed = self.vitals.owe("vaulttokenrequests", &uid);
         let written = bounded(self.api(request).replace_status(&request.name_any(), &params, &next)).await;
+        let changed = written.as_ref().is_ok_and(|written| written.resource_version() != request.resource_version());
+        if owed && !changed {
+            self.vitals.brought("vaulttokenrequests", &uid);
+        }
         match &written {
             Ok(written) => self.tell(request, written),
             Err(error) => audit_change(request, &next, Some(error)),
@@ -95,7 +105,16 @@ impl Ledger {
             self.herald.announce(after, announcement);
         }
         let created = after.metadata.creation_timestamp.as_ref().map(|created| created.0);
-        let pod_ended = if new.phase == Some(Phase::Revoked) { self.endings.take(&after.spec.pod_uid) } else { None };
+        let pod_uid = &after.spec.pod_uid;
+        let pod_ended = if new.phase == Some(Phase::Revoked) { self.pods.endings().take(pod_uid) } else { None };
+        // A fresh look has shown its end, and so is the watch to do.
+        let ended = [Reason::PodDeleted, Reason::PodFinished].map(Reason::as_str);
+        if new.reason.as_deref().is_some_and(|reason| ended.contains(&reason)) {
+            self.vitals.owe("pods", pod_uid);
+            if !self.pods.contains(pod_uid) {
+                self.vitals.brought("pods", pod_uid);
+            }
+        }
         for count in tally(&old, &new, Times { created, pod_ended, now: Timestamp::now() }) {
             self.metrics.count(count);
         }

@@ -108,7 +108,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let census = Arc::new(Census::new(requests.clone(), pods.clone(), settings.ungranted_limit));
     let inspector = Inspector::new(client.clone(), settings.trust_unverified_requests);
     let world = Live {
-        ledger: Ledger::new(client.clone(), herald.clone(), metrics.clone(), pods.endings()),
+        ledger: Ledger::new(client.clone(), herald.clone(), metrics.clone(), pods.clone(), vitals.clone()),
         pods: Pods::new(client.clone()),
         reaper: Reaper::new(tokens.clone()),
         tokens: tokens.clone(),

@@ -59,6 +59,7 @@ pub fn triggers(
 ) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
+    let vitals = health.vitals();
     watcher(pods, cluster::watch().fields(UNFINISHED))
         .backoff(Patience::default())
         .filter_map(move |event| {
@@ -72,7 +73,21 @@ pub fn triggers(
             }
             std::future::ready(event.ok())
         })
-        .flat_map(move |event| futures::stream::iter(concerned(event, &requests, &live, &mut listed)))
+        .flat_map(move |event| {
+            let news = match &event {
+                Event::Apply(pod) | Event::Delete(pod) => pod.metadata.uid.clone(),
+                Event::Init | Event::InitApply(_) | Event::InitDone => None,
+            };
+            let whole = matches!(event, Event::InitDone);
+            let concerned = concerned(event, &requests, &live, &mut listed);
+            // After it is known which pods live: who asks sees that.
+            if let Some(uid) = news {
+                vitals.brought("pods", &uid);
+            } else if whole {
+                vitals.listed("pods");
+            }
+            futures::stream::iter(concerned)
+        })
 }
 
 fn concerned(

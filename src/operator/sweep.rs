@@ -127,7 +127,8 @@ impl Sweeper {
                 Judgement::Unclaimed | Judgement::Forgotten => unexplained += 1,
             }
             // Where there are too many, some examples will do; they are counted on.
-            if matches!(judgement, Judgement::Revoke | Judgement::Unknown) || unexplained <= self.limit.max(EXAMPLES) {
+            let known = matches!(judgement, Judgement::Revoke | Judgement::Unknown);
+            if known || unexplained <= self.limit.max(EXAMPLES) {
                 orphans.push((claim, judgement));
             }
         }
@@ -144,7 +145,8 @@ impl Sweeper {
                  operator with --sweep-limit {0}",
                 unexplained, self.limit
             ));
-            let some = orphans.into_iter().filter(|(_, judgement)| *judgement != Judgement::Revoke).take(EXAMPLES);
+            let unknown = [Judgement::Unclaimed, Judgement::Forgotten];
+            let some = orphans.into_iter().filter(|(_, judgement)| unknown.contains(judgement)).take(EXAMPLES);
             let why = "has no request that knows of it, as too many others have none";
             report.kept = some.map(|(claim, _)| (claim, why.to_owned())).collect();
             return Ok(report);

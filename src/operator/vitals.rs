@@ -2,6 +2,7 @@
 //! wait, and tokens of pods that are gone live on. Only a new start mends it, so `/healthz` fails then.
 
 use crate::cluster::Call;
+use crate::traffic::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ const WATCHED: [&str; 6] = [
     "validatingadmissionpolicybindings",
 ];
 
-/// After how long without such an attempt a watch has stopped.
+/// After how long a watch has stopped that is not taken up, or does not bring what it owes.
 const SILENCE: Duration = Duration::from_secs(180);
 
 /// No look takes as long: each call in it has a time limit, a push the longest.
@@ -30,6 +31,8 @@ pub struct Vitals(Arc<Mutex<Signs>>);
 #[derive(Debug)]
 struct Signs {
     watches: BTreeMap<&'static str, Instant>,
+    /// Of each watch the object that it is to bring news of for longest, and since when.
+    owed: BTreeMap<&'static str, (String, Instant)>,
     looks: BTreeSet<(Instant, u64)>,
     begun: u64,
 }
@@ -43,14 +46,50 @@ pub struct Looking {
 impl Vitals {
     /// Nothing has begun.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Signs { watches: BTreeMap::new(), looks: BTreeSet::new(), begun: 0 })))
+        Self(Arc::new(Mutex::new(Signs {
+            watches: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            looks: BTreeSet::new(),
+            begun: 0,
+        })))
     }
 
     /// A call to the API server has ended, however; of a list or a watch, its beginning.
     pub fn called(&self, call: Call) {
         if ["list", "watch"].contains(&call.verb) && WATCHED.contains(&call.resource) {
-            self.signs().watches.insert(call.resource, Instant::now());
+            let (now, mut signs) = (Instant::now(), self.signs());
+            signs.watches.insert(call.resource, now);
+            // What is listed is not watched meanwhile, and an API server that is away brings nothing: no new start mends that.
+            if (call.verb == "list" || call.outcome != Outcome::Ok)
+                && let Some((_, since)) = signs.owed.get_mut(call.resource)
+            {
+                *since = now;
+            }
         }
+    }
+
+    /// It is known that an object changes: its watch is to bring it. Gives whether that is what the watch owes from now on; otherwise it owes
+    /// something older.
+    pub fn owe(&self, resource: &'static str, uid: &str) -> bool {
+        let mut signs = self.signs();
+        let first = !signs.owed.contains_key(resource);
+        if first {
+            signs.owed.insert(resource, (uid.to_owned(), Instant::now()));
+        }
+        first
+    }
+
+    /// A watch has brought news of an object, or none is to come.
+    pub fn brought(&self, resource: &'static str, uid: &str) {
+        let mut signs = self.signs();
+        if signs.owed.get(resource).is_some_and(|(owed, _)| owed == uid) {
+            signs.owed.remove(resource);
+        }
+    }
+
+    /// A list has brought everything there is.
+    pub fn listed(&self, resource: &'static str) {
+        self.signs().owed.remove(resource);
     }
 
     /// A look begins.
@@ -62,11 +101,15 @@ impl Vitals {
         Looking { vitals: self.clone(), sign }
     }
 
-    /// The watch that was not taken up for longest, with that time.
-    pub fn silence(&self, now: Instant) -> (&'static str, Duration) {
+    /// The watch that has been silent for longest, how, and for how long.
+    pub fn silence(&self, now: Instant) -> (&'static str, &'static str, Duration) {
         let signs = self.signs();
-        let first = signs.watches.iter().min_by_key(|(_, seen)| **seen);
-        first.map_or(("none", Duration::ZERO), |(name, seen)| (*name, now.saturating_duration_since(*seen)))
+        let idle = signs.watches.iter().map(|(name, seen)| (*seen, *name, "was not taken up"));
+        let owing = signs.owed.iter().map(|(name, (_, since))| (*since, *name, "does not bring what has changed"));
+        let first = idle.chain(owing).min_by_key(|(since, ..)| *since);
+        first.map_or(("none", "", Duration::ZERO), |(since, name, how)| {
+            (name, how, now.saturating_duration_since(since))
+        })
     }
 
     /// How long the longest look under way has taken.
@@ -76,9 +119,9 @@ impl Vitals {
 
     /// What has stopped, in a sentence.
     pub fn fault(&self, now: Instant) -> Option<String> {
-        let ((name, silence), look) = (self.silence(now), self.longest_look(now));
+        let ((name, how, silence), look) = (self.silence(now), self.longest_look(now));
         if silence > SILENCE {
-            Some(format!("the watch of {name} was not taken up for {} s", silence.as_secs()))
+            Some(format!("the watch of {name} {how} for {} s", silence.as_secs()))
         } else if look > LONGEST_LOOK {
             Some(format!("a look at a request has not ended for {} s", look.as_secs()))
         } else {
@@ -101,7 +144,6 @@ impl Drop for Looking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::Outcome;
 
     fn call(verb: &'static str, resource: &'static str) -> Call {
         // As while the API server is away.
@@ -131,6 +173,34 @@ mod tests {
         assert_eq!(silent(&vitals), "pods");
         vitals.called(call("watch", "pods"));
         assert_ne!(silent(&vitals), "pods");
+    }
+
+    #[test]
+    fn a_watch_that_does_not_bring_what_is_known_to_have_changed_is_a_fault() {
+        let vitals = Vitals::new();
+        let taken_up = |verb, outcome| vitals.called(Call { verb, resource: "pods", outcome });
+        let age = |uid| {
+            let past = Instant::now().checked_sub(SILENCE + Duration::from_secs(1)).expect("a time before");
+            vitals.signs().owed.insert("pods", (String::from(uid), past));
+            taken_up("watch", Outcome::Ok);
+            let fault = vitals.fault(Instant::now()).expect("a fault");
+            assert!(fault.starts_with("the watch of pods does not bring what has changed for 18"), "{fault}");
+        };
+        let mended = || vitals.fault(Instant::now()).is_none();
+        assert!(vitals.owe("pods", "1") && !vitals.owe("pods", "2") && vitals.owe("vaulttokenrequests", "2"));
+        age("1");
+        vitals.brought("pods", "2");
+        assert!(!mended(), "it was something else");
+        vitals.brought("pods", "1");
+        assert!(mended());
+        age("1");
+        vitals.listed("pods");
+        assert!(mended());
+        for (verb, outcome) in [("list", Outcome::Ok), ("watch", Outcome::Unavailable), ("watch", Outcome::Refused)] {
+            age("1");
+            taken_up(verb, outcome);
+            assert!(mended(), "{verb} {outcome:?}");
+        }
     }
 
     #[test]

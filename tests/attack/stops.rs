@@ -147,9 +147,9 @@ stops! {
     GRACE: "grace", "a grace period", Setting("VTO_GRANT_GRACE", "1s");
     BREAKER: "breaker", "more than `--ungranted-limit` wait for a person", Setting("VTO_UNGRANTED_LIMIT", "1000");
     TENURE: "tenure", "a token lives no longer than it is granted, whatever its request says of the delivery", Code(&[
-        ("src/domain/plan.rs", "    if let Some(why) = contradiction(observed) {",
-            "    if OFF && let Some(why) = contradiction(observed) {\n        return Step::Wait(why);\n    }\n    \
-             if let Some(why) = contradiction(observed) {"),
+        ("src/domain/plan.rs", "    if let Some(why) = contradiction(observed, status) {",
+            "    if OFF && let Some(why) = contradiction(observed, status) {\n        return Step::Wait(why);\n    }\n    \
+             if let Some(why) = contradiction(observed, status) {"),
     ]);
     BUDGET: "budget", "a budget of tokens for each pod", Code(&[
         ("src/operator/budget.rs", "        if self.taken.fetch_add", "        if OFF {\n            return Ok(());\n        }\n        if self.taken.fetch_add"),

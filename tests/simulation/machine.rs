@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use vault_token_operator::api::{Attempt, AttemptOutcome, Phase, VaultTokenRequest};
+use vault_token_operator::api::{Attempt, Phase, VaultTokenRequest};
 use vault_token_operator::cluster;
 use vault_token_operator::domain::plan::{MAX_ATTEMPTS, Siblings};
+use vault_token_operator::domain::status::is_forgotten;
 use vault_token_operator::domain::token::Hand;
 use vault_token_operator::operator::{Executor, Look, Next, Report, Seen, Sweeper};
 
@@ -499,7 +500,7 @@ impl Machine {
         };
         let unknown = |token: &Token| {
             let ended = |ended: &Attempt| {
-                ended.outcome == AttemptOutcome::Unknown
+                is_forgotten(ended)
                     && ended.number.to_string() == token.meta["attempt"]
                     && ended.started_at.as_ref().is_some_and(|at| at.0.to_string() == token.meta["attempt_started_at"])
             };

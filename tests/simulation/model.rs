@@ -547,7 +547,7 @@ impl Model {
         let pod = &mut self.pods[number];
         match (verdict, held) {
             (Verdict::Done, held) => self.end_init(number, held.expect("it holds what is delivered").accessor),
-            (Verdict::Over(_), _) => (pod.init, pod.file) = (Init::Off, None),
+            (Verdict::Over(_) | Verdict::Anew(_), _) => (pod.init, pod.file) = (Init::Off, None),
             (Verdict::Waiting(_), Some(_)) if !keeps => {
                 pod.file = None;
                 pod.init = Init::Waiting { request: (name, uid), held: None };

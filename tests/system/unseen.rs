@@ -4,9 +4,10 @@ use crate::fault::{FORGOTTEN, Proxied};
 use crate::support::{Cluster, LIMIT, alone, reason, token_of};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use reqwest::StatusCode;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
 use testbed::proxy::{Break, Call, Fault, WatchFault};
@@ -189,4 +190,42 @@ async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_
     for (pod, _) in &inits {
         assert!(cluster.accepts(&token_of(pod)).await, "I7: {}", pod.name);
     }
+}
+
+/// The operator's watch goes on, is taken up again and again, and brings nothing: no call breaks, and a new start alone would mend it.
+#[tokio::test]
+async fn a_watch_that_brings_nothing_of_what_has_changed_is_a_fault() {
+    const FAULT: Duration = Duration::from_secs(300);
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("muted").await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start(cluster).await;
+    cluster.until_healthy("this replica leads").await;
+    // It is renewed soon, and that is written down.
+    cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "20s")).await;
+    let watches = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::clone(&watches);
+    proxied.api.follow(move |call| match is(call, "/vaulttokenrequests?") {
+        true => {
+            begun.fetch_add(1, Ordering::AcqRel);
+            Fault::Watch(WatchFault::Muted)
+        }
+        false => Fault::None,
+    });
+    let until = async |expected: StatusCode| {
+        let deadline = Instant::now() + FAULT;
+        loop {
+            let (status, text) = cluster.system.probe_operator("healthz").await.expect("an answer").expect("it runs");
+            if status == expected {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "it is not {expected}: {status}: {text}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let text = until(StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(text.starts_with("the watch of vaulttokenrequests does not bring what has changed for"), "{text}");
+    assert!(watches.load(Ordering::Acquire) > 3, "it was taken up again");
+    proxied.api.follow(|_| Fault::None);
+    assert_eq!(until(StatusCode::OK).await, "ok\n", "it brings it");
 }

@@ -67,4 +67,6 @@ pub enum WatchFault {
     Replayed,
     /// The connection is reset after this time.
     Cut(Duration),
+    /// They never come, as from an API server whose etcd has gone back.
+    Muted,
 }

@@ -83,6 +83,7 @@ pub fn spoil(events: ByteStream, fault: WatchFault) -> ByteStream {
     match fault {
         WatchFault::HeldBack(time) => held_back(lines(events), time),
         WatchFault::Replayed => replayed(lines(events)),
+        WatchFault::Muted => events.filter(|part| std::future::ready(part.is_err())).boxed(),
         WatchFault::Cut(time) => {
             let end = stream::once(async move {
                 tokio::time::sleep(time).await;
