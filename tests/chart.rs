@@ -208,6 +208,28 @@ async fn each_value_has_its_place() {
     }
 }
 
+/// By names and labels, each of which could be written otherwise without anybody's complaint.
+#[tokio::test]
+async fn prometheus_finds_every_replica_by_the_service_monitor() {
+    let mut objects = config_objects(&["monitoring"]).await;
+    let template = deployment(&mut objects)["spec"]["template"].take();
+    let service = &objects["Service vault-token-operator/vault-token-operator-metrics"];
+    let monitor = &objects["ServiceMonitor vault-token-operator/vault-token-operator"]["spec"];
+    let within = |selector: &Value, labels: &Value| {
+        let selector = selector.as_object().expect("labels");
+        !selector.is_empty() && selector.iter().all(|(label, value)| &labels[label] == value)
+    };
+    assert!(within(&monitor["selector"]["matchLabels"], &service["metadata"]["labels"]));
+    assert!(within(&service["spec"]["selector"], &template["metadata"]["labels"]));
+    let endpoint = &monitor["endpoints"][0];
+    assert_eq!(endpoint["path"], "/metrics");
+    let named = |ports: &Value, key: &str, name: &Value| {
+        ports.as_array().expect("ports").iter().find(|port| &port[key] == name).cloned().expect("a port of that name")
+    };
+    let port = named(&service["spec"]["ports"], "name", &endpoint["port"]);
+    named(&template["spec"]["containers"][0]["ports"], "name", &port["targetPort"]);
+}
+
 #[tokio::test]
 async fn pods_start_anew_when_a_setting_changes() {
     let template = async |settings: Value| {

@@ -327,3 +327,17 @@ fn retry<W: World>(request: Arc<VaultTokenRequest>, _: &cluster::Error, context:
     let failures = context.agenda.failures(&request).unwrap_or(1);
     Action::requeue(RETRY.after(failures, rand::random()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn waits_grow_with_failures_and_no_two_are_the_same() {
+        let waits = |failures| (0..100).map(|_| again(failures).0).collect::<HashSet<_>>();
+        assert!(waits(1).len() > 50 && waits(9).len() > 50, "many at once are spread");
+        assert!(waits(9).iter().min() > waits(1).iter().max());
+        assert!(waits(99).iter().all(|wait| *wait <= RETRY.longest));
+    }
+}

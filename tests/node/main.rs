@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod cluster;
+mod host;
 mod readme;
 mod scenarios;
 mod workload;
@@ -66,12 +67,23 @@ async fn run<'a>(cluster: &Cluster, scenarios: impl Iterator<Item = &'a Scenario
 async fn outside(name: Option<String>) -> ExitCode {
     let helm = || components::obtain(Component::Helm, &Settings::from_env()?);
     tokio::task::spawn_blocking(helm).await.expect("no panic").expect("helm");
-    match node::in_world(name.into_iter()).await {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    let before = host::state();
+    let passed = match node::in_world(name.clone().into_iter()).await {
+        Ok(status) => status.success(),
         Err(error) => {
             report::line(&format!("{error:?}"));
-            ExitCode::FAILURE
+            false
         }
+    };
+    let mut left = host::changes(&before);
+    // One that is killed is to leave as little; the whole suite shows that, too.
+    if left.is_empty() && passed && name.is_none() {
+        let begun = Instant::now();
+        left = tokio::task::spawn_blocking(move || host::kill_one(&before)).await.expect("no panic");
+        let how = if left.is_empty() { "ok" } else { "FAILED" };
+        let seconds = begun.elapsed().as_secs_f64();
+        report::output(&format!("a_run_that_is_killed_leaves_nothing: {how} ({seconds:.1} s)"));
     }
+    left.iter().for_each(|what| report::line(&format!("left on this machine: {what}")));
+    if passed && left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -70,6 +70,8 @@ pub struct SimWorld {
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
     listed: bool,
+    /// Whether it has waited for its turn to look at one more token.
+    paced: bool,
     /// The names of requests.
     read: HashSet<String>,
 }
@@ -92,6 +94,15 @@ impl SimWorld {
                 self.model().violate(format!("rule 9: the sweep read {name} before it had listed Vault"));
             }
             looked.read.insert(name.to_owned());
+        }
+    }
+
+    /// Rule 9: a sweep looks at tokens no faster than it may.
+    fn sweep_looks_up(&self, accessor: &str) {
+        if let Some(looked) = &mut *self.sweep.lock().expect("no panic")
+            && !std::mem::take(&mut looked.paced)
+        {
+            self.model().violate(format!("rule 9: the sweep looked at {accessor} before its turn"));
         }
     }
 
@@ -211,6 +222,7 @@ impl World for SimWorld {
     }
 
     async fn look_up(&self, accessor: &str) -> Result<Option<TokenInfo>, Error> {
+        self.sweep_looks_up(accessor);
         let found = self.vault(|model| model.look_up(accessor), |_| None).await;
         match accessor {
             LEFT_BEHIND => Err(Error::Forbidden { path: String::new(), messages: "permission denied".to_owned() }),
@@ -218,7 +230,11 @@ impl World for SimWorld {
         }
     }
 
-    async fn pace(&self) {}
+    async fn pace(&self) {
+        if let Some(looked) = &mut *self.sweep.lock().expect("no panic") {
+            looked.paced = true;
+        }
+    }
 
     async fn list(&self) -> Result<Vec<String>, Error> {
         let live = |model: &mut Model| {

@@ -46,7 +46,8 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
         until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
     let stopped = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
-    cases.extend([intercepted(cluster).await, used_up(cluster).await]);
+    cases.extend(intercepted(cluster).await);
+    cases.push(used_up(cluster).await);
     cases.extend([foreign_push(cluster).await, false_answer(cluster).await, unchecked(cluster).await]);
     cases.extend([lacks_rights(cluster).await, has_rights(cluster).await, may_not_sweep(cluster).await]);
     cases.extend([lost_grants(cluster).await, held_grants(cluster).await, many_orphans(cluster).await]);
@@ -167,7 +168,8 @@ async fn token_gone(cluster: &Cluster) -> Case {
     Case { name: "somebody revoked a token", before, after, fires: vec!["VaultTokenGone"] }
 }
 
-async fn intercepted(cluster: &Cluster) -> Case {
+/// The request says so, and the count of such tokens; each of the two alone, too.
+async fn intercepted(cluster: &Cluster) -> [Case; 3] {
     let before = Scrape::of(cluster).await;
     let namespace = cluster.namespace("intercepted").await;
     let played = Played::new(cluster, &namespace).await;
@@ -185,9 +187,14 @@ async fn intercepted(cluster: &Cluster) -> Case {
     assert_eq!(after.value("tokens_revoked_total{reason=\"WrappingTokenUsed\"}"), 1.0);
     let name = request_name(&played.pod.name, &played.pod.uid, 0);
     cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--timeout=30s"]).await;
-    until(cluster, "somebody has looked", |scrape| scrape.value("requests_compromised") == 0.0).await;
+    let looked = until(cluster, "somebody has looked", |scrape| scrape.value("requests_compromised") == 0.0).await;
     let fires = vec!["VaultTokenCompromised", "VaultTokenRequestsFailing"];
-    Case { name: "somebody used a wrapping token", before, after, fires }
+    let alone = vec!["VaultTokenCompromised"];
+    [
+        Case { name: "nobody has looked for long", before: after.clone(), after: after.clone(), fires: alone },
+        Case { name: "somebody used a wrapping token", before: before.clone(), after, fires: fires.clone() },
+        Case { name: "somebody has looked at once", before, after: looked, fires },
+    ]
 }
 
 async fn foreign_push(cluster: &Cluster) -> Case {
@@ -339,8 +346,8 @@ async fn outage(cluster: &Cluster) -> [Case; 3] {
 
     cluster.vault().pause();
     stream::iter(&crowd).for_each_concurrent(16, |pod| cluster.ask(pod, |_| ())).await;
-    let waiting = |scrape: &Scrape| scrape.value("queue_depth") > 50.0;
-    let queued = until(cluster, "many wait for their turn", waiting).await;
+    let waiting = |scrape: &Scrape| scrape.value("queue_depth") > 50.0 && scrape.value("longest_look_seconds") > 1.0;
+    let queued = until(cluster, "many wait for their turn, and looks take long", waiting).await;
     let mut inits = Vec::new();
     for pod in &late {
         inits.push(cluster.init(pod).await);

@@ -1,0 +1,95 @@
+//! The machine that a node's world is on: nothing of a node is to be left there, however it ends.
+
+use crate::scenarios::FIRST;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long it may take until nothing is left of a run that was killed.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it may take until a run has pods.
+const START: Duration = Duration::from_secs(600);
+
+/// What runs in a world, and nowhere else here.
+const PROGRAMS: [&str; 8] =
+    ["containerd", "containerd-shim", "etcd", "kube-apiserver", "kube-controller", "kube-proxy", "kubelet", "bao"];
+
+/// What a node could leave behind, each thing a line.
+pub fn state() -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    lines.extend(mounts.lines().map(str::to_owned));
+    for (program, arguments) in
+        [("iptables", &["-S"][..]), ("iptables", &["-t", "nat", "-S"]), ("nft", &["-s", "list", "ruleset"])]
+    {
+        let listed = Command::new(program).args(arguments).stderr(Stdio::null()).output().expect(program);
+        let rules = String::from_utf8_lossy(&listed.stdout).into_owned();
+        lines.extend(rules.lines().map(|line| format!("{program} {}: {line}", arguments.join(" "))));
+    }
+    let named = |folder: &Path, prefix: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| file(path).starts_with(prefix)).map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    lines.extend(named(Path::new("/sys/class/net"), ""));
+    lines.extend(named(&std::env::temp_dir(), "testbed-"));
+    lines.extend(cgroups().iter().flat_map(|parent| named(parent, "testbed-")));
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    lines.extend(processes.filter_map(|process| {
+        let name = std::fs::read_to_string(process.join("comm")).ok()?;
+        PROGRAMS
+            .iter()
+            .any(|program| name.trim().starts_with(program))
+            .then(|| format!("{} {}", process.display(), name.trim()))
+    }));
+    lines
+}
+
+/// What is there now, and was not before, or the other way round.
+pub fn changes(before: &BTreeSet<String>) -> Vec<String> {
+    state().symmetric_difference(before).cloned().collect()
+}
+
+/// Kills a run of this suite in the midst of its work; gives what is left of it.
+pub fn kill_one(before: &BTreeSet<String>) -> Vec<String> {
+    let program = std::env::current_exe().expect("this program");
+    let mut run = Command::new(program).arg(FIRST[0].name).stdin(Stdio::null()).spawn().expect("a run");
+    let own = format!("testbed-{}", run.id());
+    let has_pods = || cgroups().iter().any(|parent| has_processes(&parent.join(&own), 0));
+    let deadline = Instant::now() + START;
+    while !has_pods() {
+        let ended = run.try_wait().expect("a status");
+        assert!(Instant::now() < deadline && ended.is_none(), "it has no pods: {ended:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!changes(before).is_empty(), "what it has is not looked at");
+    run.kill().expect("killed");
+    run.wait().expect("ended");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let left = changes(before);
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Where cgroups lie: the one hierarchy, or that of each controller.
+fn cgroups() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    std::iter::once(root.to_owned()).chain(below).filter(|folder| folder.join("cgroup.procs").exists()).collect()
+}
+
+/// Whether a cgroup has processes in the second level below it, or deeper: that is where pods are.
+fn has_processes(folder: &Path, depth: u32) -> bool {
+    let here = || std::fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|processes| !processes.is_empty());
+    let below = || std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    (depth > 1 && here()) || below().filter(|path| path.is_dir()).any(|path| has_processes(&path, depth + 1))
+}
+
+fn file(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
