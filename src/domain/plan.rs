@@ -291,7 +291,12 @@ fn held_back(observed: &Observed<'_>, verdict: Verdict) -> Verdict {
 /// it was written down: it is only minted for what the pod may have now.
 fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Grant, facts: &PodFacts) -> Step {
     let in_hand = match observed.hand {
-        Hand::Intent(intent) if observed.request.phase() == Phase::Minting => Some(intent),
+        // One that has waited for long would look as if nobody had seen to it.
+        Hand::Intent(intent)
+            if observed.request.phase() == Phase::Minting && !is_left(intent.started_at, observed.now) =>
+        {
+            Some(intent)
+        }
         _ => None,
     };
     match (in_hand, observed.vault_away) {
@@ -325,7 +330,7 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
     if let Some(why) = contradiction(observed, status) {
         // It may be a pod that says nothing on purpose: it keeps one token, however often it has asked, and no longer than one that
         // is delivered. The app has the newest, since an init container that asks clears away what was there.
-        if let Some(newer) = &observed.siblings.outdone_by {
+        if let Some(newer) = observed.siblings.outdone_by.as_ref().filter(|_| has_initialized(observed)) {
             return Step::RevokeFinally(accessor, superseded(newer));
         }
         return match tenure(observed, status, &accessor) {
@@ -353,24 +358,30 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
 /// Rule 10: where the pod may be using this very token though the request does not say that it has it. (A newer request that is
 /// Delivered has ended this one.)
 fn contradiction(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> Option<Why> {
-    let ended = matches!(observed.pod, Some(Observation::Present(facts)) if facts.init == InitState::Ended);
     let words = match observed.request.phase() {
         Phase::Delivered => return None,
         // An init container ends well only once its request is Delivered: the requests are older than they were.
-        _ if ended => {
+        _ if has_initialized(observed) => {
             "the pod has had its token, and no request says so; were the requests restored from a backup? The token is kept \
              while the pod lives; restart the pod to give it a new one"
         }
         // What is said of the pod may be as old as the request. An init container that still waits asks anew when it reads this.
-        Phase::Issued
-            if is_left(status.attempt_started_at.as_ref(), observed.now) && !in_hand(observed.hand, status) =>
-        {
+        Phase::Issued if was_left(status, observed.now) && !in_hand(observed.hand, status) => {
             "nobody saw to it for so long that it is not known whether the pod has had its token; was the operator away, or were the \
              requests restored from a backup? The token is kept until the pod has a newer one; an init container that waits asks for one"
         }
         _ => return None,
     };
     Some(Why::new(Reason::DeliveryForgotten, words))
+}
+
+fn has_initialized(observed: &Observed<'_>) -> bool {
+    matches!(observed.pod, Some(Observation::Present(facts)) if facts.init == InitState::Ended)
+}
+
+/// Whether a recorded token has been left alone.
+fn was_left(status: &VaultTokenRequestStatus, now: Timestamp) -> bool {
+    status.issued_at.as_ref().is_some_and(|issued| is_left(issued.0, now))
 }
 
 /// Whether the wrapping token of the recorded token is in memory, and so has been ever since it was made.

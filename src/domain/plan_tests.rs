@@ -91,7 +91,7 @@ fn intent(attempt: u32) -> Intent {
 /// A request as it is after `attempt` was written down, and perhaps recorded and delivered.
 fn in_phase(phase: Phase, attempt: u32) -> VaultTokenRequest {
     let mut request = request();
-    let draft = |status: &VaultTokenRequestStatus| Draft::new(Some(status), Some(1), at(0));
+    let draft = |status: &VaultTokenRequestStatus| Draft::new(Some(status), Some(1), at(NOW));
     let mut status = draft(&VaultTokenRequestStatus::default()).intended(&intent(attempt));
     if phase != Phase::Minting {
         status = draft(&status).issued(&minted(NOW + 60));
@@ -213,6 +213,10 @@ fn rule_10_what_came_of_an_attempt_that_was_left_alone_is_not_guessed() {
     issued.status = Some(Draft::new(issued.status.as_ref(), Some(1), at(late)).waiting(&why));
     assert_eq!(issued.phase(), Phase::Issued);
     assert!(matches!(step(&issued, late), Step::Wait(again) if again == why));
+    let outdone = Siblings { outdone_by: Some("newer".to_owned()), ..ALONE };
+    let asked =
+        Observed { siblings: &outdone, now: at(late), ..observed(&issued, Some(&alive), &Hand::Empty, &limits) };
+    assert!(matches!(decide(&asked), Step::Wait(_)), "it has asked, and has not got it yet");
     let newer = decided_at(&issued, Some(&alive), Some("newer"), late);
     assert!(matches!(newer, Step::RevokeFinally(_, why) if why.reason == Reason::Superseded));
     let gone = decided_at(&issued, Some(&Observation::Absent), None, late);
@@ -221,7 +225,11 @@ fn rule_10_what_came_of_an_attempt_that_was_left_alone_is_not_guessed() {
     assert!(matches!(deletion, Step::RevokeFinally(_, why) if why.reason == Reason::RequestDeleted));
 
     let minting = in_phase(Phase::Minting, 1);
+    let waited = Hand::Intent(Intent { started_at: at(NOW), ..intent(1) });
     for (second, forgotten) in [(late - 1, false), (late, true)] {
+        let observed = observed(&minting, Some(&alive), &waited, &limits);
+        let mints = matches!(decide(&Observed { now: at(second), ..observed }), Step::Mint(_));
+        assert_eq!(mints, !forgotten, "{second}");
         let step = step(&minting, second);
         let Step::Intend(next) = step else { panic!("{step:?}") };
         let status = Draft::new(minting.status.as_ref(), Some(1), at(second)).intended(&next);

@@ -329,15 +329,16 @@ impl Draft {
     }
 }
 
-/// Whether an attempt that began at this time has been left alone by now: either no operator was there for so long, or the request is
+/// Whether what was written down at this time has been left alone by now: either no operator was there for so long, or the request is
 /// older than it was, as after a restore from a backup, and what came of the attempt is forgotten (rule 10).
-pub fn is_left(started_at: Option<&MicroTime>, now: Timestamp) -> bool {
-    started_at.and_then(|started| started.0.checked_add(TAKEOVER).ok()).is_some_and(|late| late <= now)
+pub fn is_left(since: Timestamp, now: Timestamp) -> bool {
+    since.checked_add(TAKEOVER).is_ok_and(|late| late <= now)
 }
 
 /// Whether an attempt ended without a record after it had been left alone: it may have had one.
 pub fn is_forgotten(ended: &Attempt) -> bool {
-    ended.outcome == AttemptOutcome::Unrecorded && is_left(ended.started_at.as_ref(), ended.time.0)
+    let left = ended.started_at.as_ref().is_some_and(|started| is_left(started.0, ended.time.0));
+    ended.outcome == AttemptOutcome::Unrecorded && left
 }
 
 fn held() -> Why {

@@ -381,7 +381,8 @@ impl<W: World> Executor<W> {
         let ended = status.history.last().filter(|ended| before != Some(ended));
         let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded && !is_forgotten(ended));
         let phase = status.phase.unwrap_or_default();
-        let tells = phase != request.phase() && (phase == Phase::Delivered || phase.is_final());
+        let open = request.phase() != Phase::Delivered && !request.phase().is_final();
+        let tells = open && (phase == Phase::Delivered || phase.is_final());
         let told = tells && status.history.iter().any(is_forgotten);
         let written = self.world.write(request, status).await;
         // An attempt that ended without a record may have left a token: one that is kept until another is delivered (rule 10) goes then.

@@ -159,7 +159,7 @@ stops! {
             "    if let Some(newer) = observed.siblings.superseded_by.as_ref().filter(|_| !OFF) {\n        return Some(superseded(newer));"),
     ]);
     NEWEST_ALONE: "newest-alone", "of tokens that a pod has said nothing of, the newest alone is kept", Code(&[
-        ("src/domain/plan.rs", "        if let Some(newer) = &observed.siblings.outdone_by {",
+        ("src/domain/plan.rs", "        if let Some(newer) = observed.siblings.outdone_by.as_ref().filter(|_| has_initialized(observed)) {",
             "        if let Some(newer) = observed.siblings.outdone_by.as_ref().filter(|_| !OFF) {"),
     ]);
     QUOTED: "quoted", "foreign text is shown with its control characters escaped", Code(&[

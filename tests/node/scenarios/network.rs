@@ -3,9 +3,10 @@
 use super::restarts::{send, until_restarted};
 use super::{delete, ready, token, until_described, until_live};
 use crate::cluster::Cluster;
-use crate::workload::{self, SLEEPS, Workload};
+use crate::workload::{self, SLEEPS, Workload, shell as shell_container};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::process::Command;
 use testbed::world;
 
 const OPERATOR: &str = "vault-token-operator";
@@ -78,7 +79,20 @@ pub async fn a_network_policy_that_lets_only_the_operator_in_lets_tokens_in(clus
     });
     cluster.apply("closed", &nothing.to_string()).await;
     until_connects(cluster, stranger, &closed, PUSH, false).await;
-    cluster.apply("closed", &workload.pod("web", &SLEEPS).to_string()).await;
+    // The policy is in force for a pod some time after it has its address; until then ours is not to ask.
+    let mut pod = workload.pod("web", &SLEEPS);
+    let gate = shell_container("gate", &["-c", "trap 'exit 0' TERM; while :; do busybox sleep 0.1; done"]);
+    pod["spec"]["initContainers"].as_array_mut().expect("init containers").insert(0, gate);
+    cluster.apply("closed", &pod.to_string()).await;
+    let enforced = async || {
+        let pod = cluster.get(&["-n", "closed", "pod", "web"]).await;
+        let address = pod["status"]["podIP"].as_str().ok_or("no address")?.to_owned();
+        let rules = Command::new("iptables").arg("-S").output().expect("iptables").stdout;
+        let known = String::from_utf8_lossy(&rules).lines().any(|rule| rule.contains(&format!(" -d {address}/32 ")));
+        if known { Ok(()) } else { Err(format!("no rule has {address}")) }
+    };
+    cluster.until("the policy is in force for the pod", enforced).await;
+    cluster.must(&["-n", "closed", "exec", "web", "-c", "gate", "--", "/bin/sh", "-c", "kill -TERM 1"]).await;
     until_described(cluster, "closed", &["vtr"], "PushFailed").await;
 
     let path = testbed::project::root().join("examples/network-policy.yaml");
