@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// How long it may take until nothing is left of a run that was killed.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long it may take until a run has pods.
-const START: Duration = Duration::from_secs(600);
+/// How long it may take until a run has pods: on a new machine, everything is built first.
+const START: Duration = Duration::from_secs(3600);
 
 /// What runs in a world, and nowhere else here.
 const PROGRAMS: [&str; 8] =

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use scenarios::{ALONE, BESIDE, FIRST, LAST, OTHERS, Scenario};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testbed::components::{self, Component};
 use testbed::settings::Settings;
@@ -67,23 +68,26 @@ async fn run<'a>(cluster: &Cluster, scenarios: impl Iterator<Item = &'a Scenario
 async fn outside(name: Option<String>) -> ExitCode {
     let helm = || components::obtain(Component::Helm, &Settings::from_env()?);
     tokio::task::spawn_blocking(helm).await.expect("no panic").expect("helm");
-    let before = host::state();
-    let passed = match node::in_world(name.clone().into_iter()).await {
+    let before = Arc::new(host::state());
+    let mut left = Vec::new();
+    // The whole suite shows, too, that a run that is killed leaves as little as one that comes to its end.
+    if name.is_none() {
+        let begun = Instant::now();
+        let known = Arc::clone(&before);
+        left = tokio::task::spawn_blocking(move || host::kill_one(&known)).await.expect("no panic");
+        let how = if left.is_empty() { "ok" } else { "FAILED" };
+        let seconds = begun.elapsed().as_secs_f64();
+        report::output(&format!("a_run_that_is_killed_leaves_nothing: {how} ({seconds:.1} s)"));
+    }
+    let passed = match node::in_world(name.into_iter()).await {
         Ok(status) => status.success(),
         Err(error) => {
             report::line(&format!("{error:?}"));
             false
         }
     };
-    let mut left = host::changes(&before);
-    // One that is killed is to leave as little; the whole suite shows that, too.
-    if left.is_empty() && passed && name.is_none() {
-        let begun = Instant::now();
-        left = tokio::task::spawn_blocking(move || host::kill_one(&before)).await.expect("no panic");
-        let how = if left.is_empty() { "ok" } else { "FAILED" };
-        let seconds = begun.elapsed().as_secs_f64();
-        report::output(&format!("a_run_that_is_killed_leaves_nothing: {how} ({seconds:.1} s)"));
-    }
-    left.iter().for_each(|what| report::line(&format!("left on this machine: {what}")));
+    left.extend(host::changes(&before));
+    left.iter()
+        .for_each(|what| report::line(&format!("left on this machine, or of another testbed beside this one: {what}")));
     if passed && left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
