@@ -68,10 +68,16 @@ impl Binaries {
         Self::build_from(&root(), folder, &[])
     }
 
-    /// Builds them so that the operator dies at named points, beside what is built without that.
+    /// Builds them so that the operator dies at named points, beside what is built without that. The operator is a copy in `folder`: it
+    /// is started for half an hour, and what is beside may be built otherwise meanwhile.
     pub fn build_with_crash_points(folder: &Path) -> Result<Self, Error> {
         let features = ["--features", "crash-points"].map(OsStr::new);
-        Self::build_from(&root(), folder, &[&features[..], &["--target-dir".as_ref(), beside().as_ref()]].concat())
+        let beside = beside();
+        let arguments = [&features[..], &["--target-dir".as_ref(), beside.as_ref()]].concat();
+        let built = Self::build_from(&root(), folder, &arguments)?;
+        let operator = folder.join("vault-token-operator");
+        std::fs::copy(&built.operator, &operator).map_err(Error::path("could not copy the operator to", &operator))?;
+        Ok(Self { operator, ..built })
     }
 
     /// Builds them from a copy of the project with these changes, beside what is built without them.
