@@ -341,12 +341,8 @@ fn with_token(observed: &Observed<'_>, status: &VaultTokenRequestStatus, accesso
     match observed.request.phase() {
         Phase::Delivered => delivered(observed, status, accessor),
         Phase::Revoking => Step::RevokeAbandoned(accessor),
-        _ => match (observed.hand, observed.pod) {
-            (Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped), Some(Observation::Present(facts)))
-                if belongs(wrapped, status) =>
-            {
-                hand_over(observed, status, wrapped, facts)
-            }
+        _ => match (in_hand(observed.hand, status), observed.pod) {
+            (Some(wrapped), Some(Observation::Present(facts))) => hand_over(observed, status, wrapped, facts),
             _ => Step::Abandon(Why::new(
                 Reason::AttemptAbandoned,
                 "the operator restarted before the token was delivered",
@@ -366,7 +362,7 @@ fn contradiction(observed: &Observed<'_>, status: &VaultTokenRequestStatus) -> O
              while the pod lives; restart the pod to give it a new one"
         }
         // What is said of the pod may be as old as the request. An init container that still waits asks anew when it reads this.
-        Phase::Issued if was_left(status, observed.now) && !in_hand(observed.hand, status) => {
+        Phase::Issued if was_left(status, observed.now) && in_hand(observed.hand, status).is_none() => {
             "nobody saw to it for so long that it is not known whether the pod has had its token; was the operator away, or were the \
              requests restored from a backup? The token is kept until the pod has a newer one; an init container that waits asks for one"
         }
@@ -384,9 +380,12 @@ fn was_left(status: &VaultTokenRequestStatus, now: Timestamp) -> bool {
     status.issued_at.as_ref().is_some_and(|issued| is_left(issued.0, now))
 }
 
-/// Whether the wrapping token of the recorded token is in memory, and so has been ever since it was made.
-fn in_hand(hand: &Hand, status: &VaultTokenRequestStatus) -> bool {
-    matches!(hand, Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped) if belongs(wrapped, status))
+/// The wrapping token of the recorded token, if it is in memory: then it has been there ever since it was made.
+fn in_hand<'a>(hand: &'a Hand, status: &VaultTokenRequestStatus) -> Option<&'a Wrapped> {
+    match hand {
+        Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped) => Some(wrapped).filter(|it| belongs(it, status)),
+        Hand::Empty | Hand::Intent(_) => None,
+    }
 }
 
 /// When the token is dead for certain, even if nobody can be asked: nobody renews it after the first try to revoke it, which

@@ -59,6 +59,13 @@ pub enum Judgement {
     Forgotten,
 }
 
+impl Judgement {
+    /// Whether the token's request knows the attempt that it was made in.
+    pub fn is_explained(self) -> bool {
+        !matches!(self, Self::Unclaimed | Self::Forgotten)
+    }
+}
+
 impl Claim {
     /// Reads a token's metadata; `None` unless it proves that the token is this cluster's.
     pub fn read(token: &TokenFacts, cluster: &str, token_role: &str) -> Option<Self> {

@@ -380,10 +380,9 @@ impl<W: World> Executor<W> {
         let before = request.status.as_ref().and_then(|status| status.history.last());
         let ended = status.history.last().filter(|ended| before != Some(ended));
         let unrecorded = ended.is_some_and(|ended| ended.outcome == AttemptOutcome::Unrecorded && !is_forgotten(ended));
-        let phase = status.phase.unwrap_or_default();
-        let open = request.phase() != Phase::Delivered && !request.phase().is_final();
-        let tells = open && (phase == Phase::Delivered || phase.is_final());
-        let told = tells && status.history.iter().any(is_forgotten);
+        let settled = |phase: Phase| phase == Phase::Delivered || phase.is_final();
+        let settles = !settled(request.phase()) && settled(status.phase.unwrap_or_default());
+        let told = settles && status.history.iter().any(is_forgotten);
         let written = self.world.write(request, status).await;
         // An attempt that ended without a record may have left a token: one that is kept until another is delivered (rule 10) goes then.
         // It may have been written although no answer says so.

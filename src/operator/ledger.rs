@@ -111,6 +111,7 @@ impl Ledger {
         let ended = [Reason::PodDeleted, Reason::PodFinished].map(Reason::as_str);
         if new.reason.as_deref().is_some_and(|reason| ended.contains(&reason)) {
             self.vitals.owe("pods", pod_uid);
+            // It may have shown it before.
             if !self.pods.contains(pod_uid) {
                 self.vitals.brought("pods", pod_uid);
             }

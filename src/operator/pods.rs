@@ -3,6 +3,7 @@
 use super::endings::Endings;
 use super::health::Health;
 use super::patience::Patience;
+use super::vitals::Vitals;
 use crate::api::{Phase, REQUESTS_PER_POD, VaultTokenRequest, request_name};
 use crate::cluster;
 use futures::{Stream, StreamExt};
@@ -73,21 +74,7 @@ pub fn triggers(
             }
             std::future::ready(event.ok())
         })
-        .flat_map(move |event| {
-            let news = match &event {
-                Event::Apply(pod) | Event::Delete(pod) => pod.metadata.uid.clone(),
-                Event::Init | Event::InitApply(_) | Event::InitDone => None,
-            };
-            let whole = matches!(event, Event::InitDone);
-            let concerned = concerned(event, &requests, &live, &mut listed);
-            // After it is known which pods live: who asks sees that.
-            if let Some(uid) = news {
-                vitals.brought("pods", &uid);
-            } else if whole {
-                vitals.listed("pods");
-            }
-            futures::stream::iter(concerned)
-        })
+        .flat_map(move |event| futures::stream::iter(concerned(event, &requests, &live, &mut listed, &vitals)))
 }
 
 fn concerned(
@@ -95,6 +82,7 @@ fn concerned(
     requests: &Store<VaultTokenRequest>,
     live: &LivePods,
     listed: &mut HashSet<String>,
+    vitals: &Vitals,
 ) -> Vec<ObjectRef<VaultTokenRequest>> {
     match event {
         Event::Init => {
@@ -109,6 +97,8 @@ fn concerned(
         Event::InitDone => {
             let listed = std::mem::take(listed);
             live.change(|known| *known = listed);
+            // After it is known which pods live: who owes it something looks at that.
+            vitals.listed("pods");
             let unsure = requests.state_filter(|request| {
                 !request.is_over() && (request.phase() != Phase::Delivered || !live.contains(&request.spec.pod_uid))
             });
@@ -121,6 +111,7 @@ fn concerned(
         }
         Event::Apply(pod) => {
             live.change(|known| known.extend(pod.metadata.uid.clone()));
+            vitals.brought("pods", pod.metadata.uid.as_deref().unwrap_or_default());
             // A delivered token is none of this event's business: the pod lives.
             of_pod(&pod, requests, |request| !request.is_over() && request.phase() != Phase::Delivered)
         }
@@ -128,6 +119,7 @@ fn concerned(
             live.change(|known| {
                 pod.metadata.uid.as_ref().map(|uid| known.remove(uid));
             });
+            vitals.brought("pods", pod.metadata.uid.as_deref().unwrap_or_default());
             let unfinished = of_pod(&pod, requests, |request| !request.is_over());
             if let (Some(uid), false) = (&pod.metadata.uid, unfinished.is_empty()) {
                 live.endings.saw(uid, Timestamp::now());

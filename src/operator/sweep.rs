@@ -123,12 +123,11 @@ impl Sweeper {
             let judgement = judge(&claim, request.as_ref());
             match judgement {
                 Judgement::Keep => continue,
-                Judgement::Revoke | Judgement::Unknown => closed += 1,
-                Judgement::Unclaimed | Judgement::Forgotten => unexplained += 1,
+                _ if judgement.is_explained() => closed += 1,
+                _ => unexplained += 1,
             }
             // Where there are too many, some examples will do; they are counted on.
-            let known = matches!(judgement, Judgement::Revoke | Judgement::Unknown);
-            if known || unexplained <= self.limit.max(EXAMPLES) {
+            if judgement.is_explained() || unexplained <= self.limit.max(EXAMPLES) {
                 orphans.push((claim, judgement));
             }
         }
@@ -145,8 +144,7 @@ impl Sweeper {
                  operator with --sweep-limit {0}",
                 unexplained, self.limit
             ));
-            let unknown = [Judgement::Unclaimed, Judgement::Forgotten];
-            let some = orphans.into_iter().filter(|(_, judgement)| unknown.contains(judgement)).take(EXAMPLES);
+            let some = orphans.into_iter().filter(|(_, judgement)| !judgement.is_explained()).take(EXAMPLES);
             let why = "has no request that knows of it, as too many others have none";
             report.kept = some.map(|(claim, _)| (claim, why.to_owned())).collect();
             return Ok(report);

@@ -2,9 +2,10 @@
 
 use crate::scenarios::FIRST;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use testbed::world;
 
 /// How long it may take until nothing is left of a run that was killed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ pub fn state() -> BTreeSet<String> {
     };
     lines.extend(named(Path::new("/sys/class/net"), ""));
     lines.extend(named(&std::env::temp_dir(), "testbed-"));
-    lines.extend(cgroups().iter().flat_map(|parent| named(parent, "testbed-")));
+    lines.extend(world::cgroup_roots().expect("cgroups").iter().flat_map(|root| named(root, "testbed-")));
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     lines.extend(processes.filter_map(|process| {
         let name = std::fs::read_to_string(process.join("comm")).ok()?;
@@ -57,7 +58,8 @@ pub fn kill_one(before: &BTreeSet<String>) -> Vec<String> {
     let program = std::env::current_exe().expect("this program");
     let mut run = Command::new(program).arg(FIRST[0].name).stdin(Stdio::null()).spawn().expect("a run");
     let own = format!("testbed-{}", run.id());
-    let has_pods = || cgroups().iter().any(|parent| has_processes(&parent.join(&own), 0));
+    let roots = world::cgroup_roots().expect("cgroups");
+    let has_pods = || roots.iter().any(|root| has_processes(&root.join(&own), 0));
     let deadline = Instant::now() + START;
     while !has_pods() {
         let ended = run.try_wait().expect("a status");
@@ -77,13 +79,6 @@ pub fn kill_one(before: &BTreeSet<String>) -> Vec<String> {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-}
-
-/// Where cgroups lie: the one hierarchy, or that of each controller.
-fn cgroups() -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    std::iter::once(root.to_owned()).chain(below).filter(|folder| folder.join("cgroup.procs").exists()).collect()
 }
 
 /// Whether a cgroup has processes in the second level below it, or deeper: that is where pods are.

@@ -126,16 +126,13 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     cluster.system.kill_operator();
     let (operator, health) = cluster.system.spawn_operator(&[]).expect("it starts");
     ha::until(&health, "this replica leads").await;
-    let [(push, init, issued), (no_push, waits, _)] =
-        futures::future::join_all([&halfway, &waiting].map(async |pod| {
-            let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
-            push.follow(|_| Fault::Before(Break::Silence));
-            let init = cluster.init_with(pod, &[("VTO_LISTEN", &listen)]).await;
-            (push, init, cluster.until_phase(pod, Phase::Issued).await.status.expect("a status"))
-        }))
-        .await
-        .try_into()
-        .unwrap_or_else(|_| unreachable!("they are two"));
+    let held_up = async |pod: &PodHandle| {
+        let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+        push.follow(|_| Fault::Before(Break::Silence));
+        let init = cluster.init_with(pod, &[("VTO_LISTEN", &listen)]).await;
+        (push, init, cluster.until_phase(pod, Phase::Issued).await.status.expect("a status"))
+    };
+    let ((push, init, issued), (no_push, waits, _)) = tokio::join!(held_up(&halfway), held_up(&waiting));
     let backup = cluster.plane().save().await.expect("saved");
     let saved = Instant::now();
     push.follow(|_| Fault::None);
@@ -149,9 +146,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     stream::iter(&pods).for_each_concurrent(AT_ONCE, async |pod| ended_well(pod, cluster.init(pod).await).await).await;
     pods.push(halfway);
     // What is younger tells nothing of what came of an attempt.
-    while saved.elapsed() < YOUNGEST_BACKUP {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    tokio::time::sleep(YOUNGEST_BACKUP.saturating_sub(saved.elapsed())).await;
     let assert_all_live = async || {
         for pod in &pods {
             assert!(cluster.accepts(&token_of(pod)).await, "the token of {} is dead", pod.name);

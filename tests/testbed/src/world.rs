@@ -73,6 +73,15 @@ pub async fn run(program: &Path, arguments: impl Iterator<Item = String>) -> Res
     Ok(status)
 }
 
+/// Where cgroups lie: in the one hierarchy, or in that of each controller.
+pub fn cgroup_roots() -> Result<Vec<PathBuf>, Error> {
+    let (root, is_cgroup) = (Path::new(CGROUPS), |folder: &PathBuf| folder.join("cgroup.procs").exists());
+    match is_cgroup(&root.to_owned()) {
+        true => Ok(vec![root.to_owned()]),
+        false => Ok(folders(root)?.into_iter().filter(is_cgroup).collect()),
+    }
+}
+
 /// A cgroup of each controller.
 struct Cgroups {
     name: String,
@@ -81,12 +90,7 @@ struct Cgroups {
 
 impl Cgroups {
     fn new(name: &str) -> Result<Self, Error> {
-        let root = Path::new(CGROUPS);
-        let parents = match root.join("cgroup.procs").exists() {
-            true => vec![root.to_owned()],
-            false => folders(root)?.into_iter().filter(|folder| folder.join("cgroup.procs").exists()).collect(),
-        };
-        let folders: Vec<PathBuf> = parents.iter().map(|parent| parent.join(name)).collect();
+        let folders: Vec<PathBuf> = cgroup_roots()?.iter().map(|parent| parent.join(name)).collect();
         for folder in &folders {
             std::fs::create_dir(folder).map_err(Error::path("could not make the cgroup", folder))?;
             guard::remove_at_end(folder)?;
