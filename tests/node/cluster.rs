@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use testbed::demo::Existing;
 use testbed::node::Node;
+use testbed::process::Process;
 use testbed::project;
 use testbed::vault::{StatusCode, VaultServer};
 use testbed::{Error, Testbed, report, world};
@@ -42,6 +43,11 @@ impl Cluster {
     /// The demo in this cluster.
     pub async fn demo(&self) -> Result<Existing, Error> {
         self.cluster.demo().await
+    }
+
+    /// The demo in this cluster by its command.
+    pub fn demo_command(&self) -> Process {
+        self.cluster.demo_command().expect("it starts")
     }
 
     /// Where the API server and Vault listen, at the node's address.

@@ -55,6 +55,13 @@ async fn i4_a_request_is_made_by_the_pod_that_it_names_and_by_nobody_else() {
     let said = Who::new(cluster, &elsewhere, Some(&stranger)).await.creates(&request).await;
     assert!(said.contains("vault-token-requests"), "{said}");
 
+    // Who may act as its service account, as whoever has the ClusterRole edit may, is not yet its pod.
+    let file = cluster.system.testbed().run().path().join("impersonated.json");
+    std::fs::write(&file, own.to_string()).expect("written");
+    let acting = format!("--as=system:serviceaccount:{namespace}:default");
+    let said = cluster.kubectl(&["create", "-f", &file.to_string_lossy(), &acting]).await;
+    assert!(said.contains("vault-token-requests") && said.contains("bound to no pod"), "{said}");
+
     let said = web.creates(&own).await;
     assert!(said.contains("created"), "{said}");
 }
@@ -83,8 +90,13 @@ async fn what_breaks_the_glass_is_marked_in_the_api_servers_audit_log() {
         let said = cluster.kubectl(&[&["-n", &namespace], &arguments[..]].concat()).await;
         assert!(said.contains("patched") || said.contains("deleted"), "{said}");
     }
+    // What takes a pod's policies, and what takes all tokens of a namespace.
+    cluster.ask(&delivered.pod, |_| ()).await;
+    let all = ["-n", namespace.as_str(), "delete", "vtr", "--all", "--timeout=30s"];
+    let said = cluster.kubectl(&all).await;
+    assert!(said.contains("deleted"), "{said}");
     let mark = |operation: &str| format!("kubernetes-admin {operation} {namespace}/{name}");
-    assert_eq!(marks(), [mark("UPDATE"), mark("UPDATE"), mark("DELETE")]);
+    assert_eq!(marks(), ["UPDATE", "UPDATE", "DELETE", "CREATE", "DELETE"].map(mark));
 }
 
 #[tokio::test]
@@ -308,21 +320,26 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
     let namespace = cluster.namespace("no-admission").await;
     let (policy, binding) = ("validatingadmissionpolicy", "validatingadmissionpolicybinding");
     let patch = |kind, name, patch| vec!["patch", kind, name, "--type=merge", patch];
-    let (requests, labels) = ("vault-token-requests", "vault-namespace-labels");
+    let (requests, labels, glass) = ("vault-token-requests", "vault-namespace-labels", "vault-token-break-glass");
+    // Whether nothing checks requests meanwhile.
     let weaken = [
-        ("is not there", vec!["delete", binding, requests], None),
+        ("is not there", vec!["delete", binding, requests], None, true),
+        ("is not there", vec!["delete", policy, requests], None, true),
+        ("is not there", vec!["delete", policy, glass], None, false),
         (
             "is not as in the config/",
             patch(binding, requests, "-p={\"spec\":{\"validationActions\":[\"Audit\"]}}"),
             Some(patch(binding, requests, "-p={\"spec\":{\"validationActions\":[\"Deny\"]}}")),
+            true,
         ),
         (
             "is not as in the config/",
             patch(policy, labels, "-p={\"spec\":{\"failurePolicy\":\"Ignore\"}}"),
             Some(patch(policy, labels, "-p={\"spec\":{\"failurePolicy\":\"Fail\"}}")),
+            false,
         ),
     ];
-    for (number, (words, arguments, back)) in weaken.into_iter().enumerate() {
+    for (number, (words, arguments, back, unchecked)) in weaken.into_iter().enumerate() {
         cluster.kubectl(&arguments).await;
         cluster.until_healthy(words).await;
         cluster.assert_counted(&["admission_in_force 0"]).await;
@@ -340,7 +357,7 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
             None => mend(cluster).await,
         }
         cluster.until_healthy("admission: in force").await;
-        if number < 2 {
+        if unchecked {
             // Nothing checked who made it.
             let denied = cluster.until_phase(&pod, Phase::Denied).await;
             assert_eq!(reason(&denied), "RequestUnverified");

@@ -238,6 +238,17 @@ async fn labels_that_no_tenant_can_set_select_namespaces_and_others_are_refused(
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=labelled"]).await;
     cluster.ended_well(&pod, &init).await;
     until_said(cluster, &["get", "vpb", "labelled", "-o", "wide"], "Accepted").await;
+    let columns = async |arguments: &[&str]| {
+        let text = cluster.kubectl(&[&["get", "vpb", "labelled"], arguments].concat()).await;
+        text.lines().next().unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let usual = ["NAME", "POLICIES", "MAXTTL", "NAMESPACES", "READY", "AGE"];
+    assert_eq!(columns(&[]).await, usual);
+    assert_eq!(columns(&["-o", "wide"]).await, [&usual[..], &["REASON"]].concat());
+    // The other label that no tenant can set.
+    let named = ungranted(cluster, "by-its-name").await;
+    bind(cluster, "by-its-name", by_label(&json!({ "matchLabels": { "kubernetes.io/metadata.name": named } }))).await;
+    cluster.deliver(&PodSpec::new(&named, "web", "shop-read", "1h")).await;
 
     for (selector, words) in [
         (json!({ "matchLabels": {} }), "should have at least 1 properties"),
@@ -257,8 +268,20 @@ async fn labels_that_no_tenant_can_set_select_namespaces_and_others_are_refused(
         let text = refused(cluster, json!({ "subjects": [subject], "policies": ["shop-*"] })).await;
         assert!(text.contains(words), "{text}");
     }
-    let text = refused(cluster, json!({ "subjects": [], "policies": ["shop-*"] })).await;
-    assert!(text.contains("should have at least 1 items"), "{text}");
+    for (field, value, words) in [
+        ("subjects", json!([]), "should have at least 1 items"),
+        ("policies", json!([]), "should have at least 1 items"),
+        ("policies", json!(["Shop-*"]), "should match"),
+        ("deliveries", json!([]), "should have at least 1 items"),
+        ("deliveries", json!(["Mail"]), "Unsupported value"),
+        ("selfRenewal", json!("Maybe"), "Unsupported value"),
+        ("tokenRole", json!("a/b"), "should match"),
+    ] {
+        let mut spec = grant(&namespace, &["shop-*"]);
+        spec[field] = value;
+        let text = refused(cluster, spec).await;
+        assert!(text.contains(words), "{field}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -386,6 +409,24 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
     let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
     assert_eq!(known["path"], "auth/token/create/vault-token-operator-main-own");
     cluster.ended_well(&early, &init).await;
+    // Tenants are apart in Vault, too, whatever a binding of this role grants.
+    let mut wide = grant(&namespace, &["shop-*"]);
+    wide["tokenRole"] = json!(OWN_ROLE);
+    bind(cluster, "own-role", wide).await;
+    let other = cluster.pod(&PodSpec::new(&namespace, "other", "shop-db", "1h")).await;
+    let init = cluster.init(&other).await;
+    let refused = cluster.until_phase(&other, Phase::Denied).await;
+    assert_eq!(reason(&refused), "VaultRefused", "{refused:#?}");
+    assert!(!crate::support::ended(&init).await.success());
+    // A pod says neither through which role its token is made, nor in which Vault.
+    let elsewhere = cluster.namespace("usual-role").await;
+    let mut spec = PodSpec::new(&elsewhere, "web", "shop-read", "1h");
+    for (name, value) in [("token-role", OWN_ROLE), ("vault-addr", "https://127.0.0.1:1"), ("role", OWN_ROLE)] {
+        spec.annotations.push((format!("vaultproject.io/{name}"), value.to_owned()));
+    }
+    let delivered = cluster.deliver(&spec).await;
+    let known = cluster.look_up(delivered.accessor()).await.expect("a live token");
+    assert_eq!(known["path"], "auth/token/create/vault-token-operator-main");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::fault::{Proxied, minting};
 use crate::support::{Cluster, LIMIT, alone, lines_of, token_of};
+use crate::sweep::{ROLE_PATH, meta, token};
 use futures::future::join_all;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -46,11 +47,14 @@ async fn a_second_replica_takes_over_from_one_that_is_killed() {
     let (second, health) = second(cluster).await;
     cluster.system.kill_operator();
     cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
+    let orphan = token(cluster, ROLE_PATH, &meta(&gone.pod, "no-such-request", "2026-01-01T00:00:01Z")).await;
     let took = until(&health, "this replica leads").await;
     assert!(took < Duration::from_secs(20), "{took:?}");
     cluster.until_phase(&gone.pod, Phase::Revoked).await;
     assert!(!cluster.accepts(&gone.token).await);
     assert!(cluster.accepts(&alive.token).await, "I7: the token of a living pod stays");
+    // I2: it sweeps as soon as it leads.
+    cluster.until_dead(&orphan).await;
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     second.stop(LIMIT).await;
 }

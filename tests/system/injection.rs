@@ -9,6 +9,7 @@ use testbed::project;
 use testbed::settings::{KubernetesVersion, Settings};
 
 const TOKEN: &str = "/var/run/secrets/vaultproject.io";
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\nof the cluster's Vault\n-----END CERTIFICATE-----\n";
 
 /// A pod that wants to be injected, with this changed.
@@ -106,7 +107,7 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
     }
     assert_eq!(mounted(init, TOKEN), Some(("vault-token".into(), false)));
     // The identity that it shows to the API server is its own, and bound to this pod.
-    assert_eq!(mounted(init, "/var/run/secrets/kubernetes.io/serviceaccount"), Some(("vault-api-access".into(), true)));
+    assert_eq!(mounted(init, ACCOUNT), Some(("vault-api-access".into(), true)));
     let app = &containers(&pod)[0];
     assert_eq!(mounted(app, TOKEN), Some(("vault-token".into(), true)));
     assert_eq!(mounted(app, "/etc/vault"), Some(("vault-ca".into(), true)));
@@ -187,7 +188,13 @@ async fn what_is_there_is_left_alone(cluster: &Cluster, namespace: &str) {
     assert_eq!(mounted(app, "/etc/vault"), None, "it is the same place");
     assert_eq!(setting(app, "VAULT_ADDR"), None, "the ConfigMap may have one");
     assert_eq!(setting(other, "VAULT_ADDR").as_deref(), Some("https://vault:8200"));
+    let account = |container: &Container| mounted(container, ACCOUNT);
+    assert_eq!((account(app), account(other), account(migrate)), (None, None, None), "they need no API token");
     let volumes: Vec<_> = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
+    let sources = volumes[3].projected.iter().flat_map(|volume| volume.sources.iter().flatten());
+    let lives: Vec<_> =
+        sources.filter_map(|source| source.service_account_token.as_ref()?.expiration_seconds).collect();
+    assert_eq!(lives, [3600], "init's API token is short-lived");
     let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     assert_eq!(names, ["own", "vault-token", "vault-ca", "vault-api-access"]);
     let size = volumes[1].empty_dir.as_ref().and_then(|volume| volume.size_limit.as_ref());

@@ -2,6 +2,7 @@
 
 use crate::support::{Cluster, LIMIT, alone, condition, reason, request_for, shared, token_of};
 use futures::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
 use kube::api::PostParams;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -155,10 +156,12 @@ async fn rule_7_a_pod_whose_init_container_runs_again_keeps_its_newest_token_onl
     cluster.ended_well(&pod, &init).await;
     let second = token_of(&pod);
     let older = cluster.until_phase(&pod, Phase::Revoked).await;
+    let newer = cluster.request(&pod, 1).await.expect("a request");
+    assert_ne!(older.spec.public_key, newer.spec.public_key, "each request has a key of its own");
     assert_eq!(reason(&older), "Superseded");
     assert!(!cluster.accepts(&first).await);
     assert!(cluster.accepts(&second).await, "I7: the newest token of a living pod stays");
-    assert_eq!(cluster.request(&pod, 1).await.expect("a request").phase(), Phase::Delivered);
+    assert_eq!(newer.phase(), Phase::Delivered);
 }
 
 #[tokio::test]
@@ -194,11 +197,26 @@ async fn a_pod_that_asks_too_often_waits_and_delays_nobody_else() {
     cluster.ask(&pod, |_| ()).await;
     let waits = cluster.until(&pod, "word of the budget", |request| reason(request) == "MintBudgetExhausted").await;
     let (_, _, message) = condition(&waits, "Issued");
-    assert!(message.contains("the next one can be made at"), "{message}");
+    let (_, told) = message.split_once("the next one can be made at ").expect("until when");
+    let told: Timestamp = told.parse().expect("a time");
+    let left = told.duration_since(Timestamp::now());
+    assert!(left > SignedDuration::ZERO && left <= SignedDuration::from_secs(60), "{message}");
     assert_eq!(waits.status.expect("a status").attempts, 1);
     cluster.deliver(&PodSpec::new(&namespace, "other", "shop-read", "1h")).await;
+    // Its time comes, and not before.
+    let deadline = Instant::now() + 3 * LIMIT;
+    let begun = loop {
+        let status = cluster.request(&pod, 0).await.and_then(|request| request.status).expect("a status");
+        match status.attempts {
+            1 => assert!(Instant::now() < deadline, "{status:#?}"),
+            _ => break status.attempt_started_at.expect("a time"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(begun.0.duration_since(told) > SignedDuration::from_secs(-1), "told {told}, begun {begun:?}");
     cluster.kubelet.remove(cluster.plane(), &pod).await.expect("removed");
-    cluster.until_phase(&pod, Phase::Failed).await;
+    // With a token to revoke, or none.
+    cluster.until(&pod, "end", |request| [Phase::Failed, Phase::Revoked].contains(&request.phase())).await;
 }
 
 #[tokio::test]

@@ -5,13 +5,16 @@ use crate::sweep::{ROLE_PATH, meta, token};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use testbed::kubelet::PodSpec;
 use testbed::pki::{KeyPairFiles, Pki, Usage};
+use testbed::proxy::{Break, Call, Fault, Proxy};
 use testbed::settings::VaultKind;
 use testbed::system::vault_setup;
 use testbed::vault::VaultServer;
-use vault_token_operator::api::Phase;
+use vault_token_operator::api::{Phase, VaultTokenRequest};
 
 /// How long a login lives without being renewed, and in all: as in `config/vault/`, and so short that it ends during a test.
 pub const USUAL: [&str; 2] = ["1h", "24h"];
@@ -458,6 +461,44 @@ async fn vaults_certificate_is_verified_under_the_name_that_was_given() {
     for name in ["", "vault.vault.svc"] {
         is_told(cluster, &[("VAULT_CACERT", &another), ("VAULT_TLS_SERVER_NAME", name)], &told).await;
     }
+    // Whatever the system trusts.
+    let trusted = text(cluster.vault().ca_path());
+    is_told(cluster, &[("SSL_CERT_FILE", &trusted), ("VAULT_CACERT", &another)], &told).await;
+}
+
+/// It could be anybody's place, and the token would go along.
+#[tokio::test]
+async fn nobody_follows_a_vault_that_leads_elsewhere() {
+    let (cluster, _guard) = alone().await;
+    let run = cluster.system.testbed().run();
+    let proxy = async || Proxy::before_server(run, cluster.vault().address()).await.expect("a proxy");
+    let (vault, elsewhere) = (proxy().await, proxy().await);
+    let place = elsewhere.address();
+    vault.follow(move |_| Fault::Before(Break::Redirect(place)));
+    let followed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&followed);
+    elsewhere.follow(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Fault::None
+    });
+    is_told(cluster, &[("VAULT_ADDR", &vault.url())], &["307"]).await;
+    vault.follow(|_| Fault::None);
+    cluster.until_healthy("vault: logged in\n").await;
+    let mint = |call: &Call| call.path.contains("auth/token/create");
+    vault.follow(move |call| if mint(call) { Fault::Before(Break::Redirect(place)) } else { Fault::None });
+    let namespace = cluster.namespace("leads-elsewhere").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let init = cluster.init(&pod).await;
+    let told = |request: &VaultTokenRequest| format!("{:?}", request.status).contains("Vault answered 307");
+    cluster.until(&pod, "word of it", told).await;
+    vault.follow(|_| Fault::None);
+    cluster.ended_well(&pod, &init).await;
+    assert_eq!(followed.load(Ordering::Relaxed), 0, "it was followed");
+    // And so it would have been seen.
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[("VAULT_ADDR", &elsewhere.url())]).await.expect("the operator starts");
+    cluster.until_healthy("vault: logged in\n").await;
+    assert_ne!(followed.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

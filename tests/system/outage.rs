@@ -60,7 +60,10 @@ async fn init_containers_that_cannot_be_reached_or_cannot_reach_vault_use_up_the
     let folder = cluster.system.testbed().run().folder("another-ca").expect("a folder");
     let another = Pki::new(&folder).expect("another CA").ca().path.to_string_lossy().into_owned();
     let mistrusting = cluster.pod(&PodSpec::new(&namespace, "mistrusting", "shop-read", "1h")).await;
-    let mistrusting_init = cluster.init_with(&mistrusting, &[("VAULT_CACERT", &another)]).await;
+    // Whatever its system trusts.
+    let trusted = cluster.vault().ca_path().to_string_lossy().into_owned();
+    let settings = [("VAULT_CACERT", another.as_str()), ("SSL_CERT_FILE", &trusted)];
+    let mistrusting_init = cluster.init_with(&mistrusting, &settings).await;
     let lost = cluster.pod(&PodSpec::new(&namespace, "lost", "shop-read", "1h")).await;
     let lost_init = cluster.init_with(&lost, &[("VAULT_ADDR", "https://127.0.0.1:1")]).await;
 

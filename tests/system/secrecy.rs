@@ -6,6 +6,7 @@ use crate::support::{Cluster, alone, ended, started};
 use aho_corasick::AhoCorasick;
 use reqwest::Method;
 use secrecy::ExposeSecret;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use testbed::kubelet::PodSpec;
 use tokio::sync::Mutex;
@@ -83,6 +84,9 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     cluster.kubelet.remove(cluster.plane(), &gone.pod).await.expect("removed");
     cluster.until_phase(&gone.pod, Phase::Revoked).await;
     let on_their_way = on_their_way(cluster, &namespace).await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    let by_status = PodSpec::new(&namespace, "by-status", "shop-read", "1h");
+    let by_status = cluster.deliver_with(&by_status, &[("VTO_DELIVERY", "status")]).await;
     let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "kv-admin", "1h")).await;
     let init = cluster.init(&denied).await;
     assert!(!ended(&init).await.success());
@@ -120,7 +124,7 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     let audit = std::fs::read_to_string(cluster.vault().audit_log()).expect("an audit log");
     assert!(audit.contains("auth/token/create/vault-token-operator-main"), "Vault's audit log is where it should be");
     secrets.retain(|secret| !secret.is_empty());
-    for known in [kept.token.expose_secret(), gone.token.expose_secret()] {
+    for known in [kept.token.expose_secret(), gone.token.expose_secret(), by_status.token.expose_secret()] {
         assert!(secrets.iter().any(|secret| secret == known), "the pods' tokens are among what is looked for");
     }
     assert_eq!(on_their_way.len(), 3, "a wrapping token, a receipt and a token");
@@ -143,6 +147,10 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     let lines = cluster.audit_lines("token_accessor", gone.accessor());
     let steps: Vec<_> = lines.iter().map(|line| line["step"].as_str().unwrap_or_default()).collect();
     assert_eq!(steps, ["Issued", "Delivered", "Revoked", "Released"]);
+    let input = json!({ "input": gone.accessor() });
+    let hashed = cluster.vault().must(Method::POST, "sys/audit-hash/file", Some(&input)).await.expect("a hash");
+    let hash = hashed["hash"].as_str().or_else(|| hashed["data"]["hash"].as_str()).expect("a hash");
+    assert!(audit.contains(hash), "Vault's audit log has no line of the accessor");
     let (status, _) = cluster.vault().request(Method::GET, "sys/health", None).await.expect("an answer");
     assert_eq!(status.as_u16(), 200);
 }

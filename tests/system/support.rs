@@ -305,6 +305,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until one of the operator's metrics is as `line` says by then, without the prefix of its name.
+    pub async fn until_counted(&self, line: impl Fn() -> String) {
+        let deadline = Instant::now() + 2 * LIMIT;
+        loop {
+            let text = self.system.operator_metrics().await.expect("an answer").expect("an operator");
+            let line = format!("vault_token_operator_{}", line());
+            if text.lines().any(|said| said == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {line:?}\n{text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Makes the pod's first request by hand, as somebody may who can create requests; nobody listens at the pod.
     pub async fn ask(&self, pod: &PodHandle, change: impl FnOnce(&mut Value)) {
         let mut request = request_for(pod, 0);

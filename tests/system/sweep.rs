@@ -76,6 +76,9 @@ async fn i2_tokens_that_no_request_records_die_and_nobody_elses_do() {
     let lines = cluster.audit_lines("namespace", &namespace);
     let swept = lines.iter().filter(|line| line["step"] == "OrphanRevoked").map(|line| &line["token_accessor"]);
     assert_eq!(swept.collect::<HashSet<_>>(), HashSet::from([&json!(closed), &json!(unclaimed)]));
+    let log = cluster.system.operator_logs().pop().expect("a log");
+    let revoked = || lines_of(&log).iter().filter(|line| line["step"] == "OrphanRevoked").count();
+    cluster.until_counted(|| format!("sweep_orphans_revoked_total {}", revoked())).await;
     for (kept, why) in [(&unproved, "unproved"), (&others, "another cluster's"), (&forgotten, "forgotten")] {
         assert!(cluster.lives(kept).await, "{why}");
     }
@@ -352,16 +355,7 @@ async fn a_login_for_the_sweep_that_may_not_list_is_said_once_and_the_operator_g
     let namespace = cluster.namespace("may-not-list").await;
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     // The second sweep finds the same, and it is no news.
-    let twice = "vault_token_operator_sweeps_total{result=\"forbidden\"} 2";
-    let deadline = Instant::now() + 2 * LIMIT;
-    loop {
-        let metrics = cluster.system.operator_metrics().await.expect("an answer").expect("an operator");
-        if metrics.lines().any(|line| line == twice) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "no {twice:?}\n{metrics}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    cluster.until_counted(|| "sweeps_total{result=\"forbidden\"} 2".to_owned()).await;
     let log = cluster.system.operator_logs().pop().expect("a log");
     let may_not =
         |line: &&Value| line["message"].as_str().is_some_and(|message| message.contains("may not list tokens"));

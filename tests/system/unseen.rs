@@ -180,7 +180,7 @@ async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
         assert!(cluster.accepts(&token_of(pod)).await, "{}", pod.name);
     }
-    // The sweep finds what nobody records any more; of a pod that lives it looks twice, a minute apart.
+    // The sweep finds what nobody records any more.
     let deadline = Instant::now() + 4 * LIMIT;
     while cluster.lives(&orphan).await {
         assert!(Instant::now() < deadline, "I2: the token of the request that is gone lives on");

@@ -1,11 +1,13 @@
 //! The operator's own life, and Vault's.
 
+use super::restarts::process;
 use super::{delete, evict, ready, token, until_described, until_over};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LIMIT};
 use crate::readme;
 use crate::workload::{SLEEPS, Workload};
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use testbed::node::NEXT_OPERATOR_IMAGE;
@@ -154,6 +156,17 @@ pub async fn the_demo_leaves_a_cluster_that_was_there_before_as_it_was(cluster: 
     demo.remove().await.expect("removed");
     until_objects_are(cluster, &before).await;
 
+    // One that its user ends by Ctrl-C.
+    let demo = cluster.demo_command();
+    let said = || std::fs::read_to_string(demo.log()).expect("a log");
+    let installs = async || if said().contains("installing crds/") { Ok(()) } else { Err(said()) };
+    cluster.until("the demo installs", installs).await;
+    demo.interrupt();
+    let ended = demo.wait(2 * LIMIT).await.expect("it ends");
+    let (said, words) = (said(), ["stopped before it was done", "all that the demo made is gone"]);
+    assert!(!ended.success() && words.iter().all(|words| said.contains(words)), "{ended}: {said}");
+    until_objects_are(cluster, &before).await;
+
     // What others have under a name of the product's.
     let labels = r#"{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": "vault-namespace-labels"}, "spec": {"validations": [{"expression": "true"}],
@@ -216,10 +229,22 @@ pub async fn pods_wait_while_vault_is_away_and_say_so(cluster: &Cluster) {
     }
     let pod = cluster.get(&["-n", "away", "pod", "web"]).await;
     assert!(pod["status"]["initContainerStatuses"][0]["state"]["running"].is_object(), "{pod:#}");
+    dumps_no_core(process(&cluster.uid("away", "web").await, "vault-token-operator init"));
+    let leader = cluster.leader().await;
+    dumps_no_core(process(&cluster.uid("vault-token-operator", &leader).await, "vault-token-operator run"));
     cluster.vault().resume();
     ready(cluster, "away", "web").await;
     assert!(cluster.accepts(&token(cluster, "away", "web").await).await);
     delete(cluster, "away").await;
+}
+
+/// I9: the kernel asks a limit of nothing where it pipes core dumps to a program. What belongs to root in the place of its user in
+/// proc_pid(5) is a process that is not dumped at all.
+fn dumps_no_core(id: i32) {
+    let file = format!("/proc/{id}/status");
+    let status = std::fs::read_to_string(&file).expect("a process");
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:")).and_then(|ids| ids.split_whitespace().next());
+    assert_eq!((user, std::fs::metadata(&file).expect("a file").uid()), (Some("65532"), 0), "{status}");
 }
 
 /// From one image to another, then its leader is deleted, and then its node is drained, while pods start.

@@ -14,6 +14,12 @@ fn kill(pod_uid: &str, command: &str) {
 
 /// Sends a signal to the process of a pod whose command has this in it.
 pub fn send(signal: Signal, pod_uid: &str, command: &str) {
+    let id = process(pod_uid, command);
+    kill_process(Pid::from_raw(id).expect("an id"), signal).expect("it was there");
+}
+
+/// The process of a pod whose command has this in it.
+pub fn process(pod_uid: &str, command: &str) -> i32 {
     let processes: Vec<_> = std::fs::read_dir("/proc")
         .expect("processes")
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse::<i32>().ok())
@@ -23,7 +29,7 @@ pub fn send(signal: Signal, pod_uid: &str, command: &str) {
         })
         .collect();
     let [id] = processes[..] else { panic!("{command} of {pod_uid} runs as {processes:?}") };
-    kill_process(Pid::from_raw(id).expect("an id"), signal).expect("it was there");
+    id
 }
 
 /// Waits until a container of a pod was started so many times more.

@@ -67,6 +67,10 @@ pub async fn an_app_of_another_user_reads_its_token_and_nobody_else_does(cluster
     let said = cluster.must(&[&["-n", "users", "exec", "web", "-c", "app", "--"], &stat[..]].concat()).await;
     let words: Vec<_> = said.split_whitespace().collect();
     assert!(words[0].ends_with('0') && words[1..] == ["65532", "65532"], "{said}");
+    // The app has no identity to ask the API server with: that is init's alone.
+    let list = ["/bin/busybox", "ls", "/var/run/secrets"];
+    let said = cluster.must(&[&["-n", "users", "exec", "web", "-c", "app", "--"], &list[..]].concat()).await;
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["vaultproject.io"]);
     delete(cluster, "users").await;
 }
 

@@ -30,7 +30,7 @@ const MOST_MEMORY: u64 = 64;
 const MANY: usize = 4 * LONG;
 /// How long a killed server is away.
 const AWAY: Duration = Duration::from_secs(3);
-/// How long everything may take to come to rest; a sweep looks twice, a minute apart.
+/// How long everything may take to come to rest.
 const REST_LIMIT: Duration = Duration::from_secs(240);
 
 /// Reads how many pods there are to be.

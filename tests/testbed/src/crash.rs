@@ -55,7 +55,7 @@ const SHORT: Form = Form { starts: 4, kills: 1, all: 100 };
 const LONG: Form = Form { starts: 40, kills: 20, all: 1000 };
 /// How long the operator may take to come to its point; then it is killed wherever it is, and that does not count.
 const REACH_LIMIT: Duration = Duration::from_secs(20);
-/// How long everything may take to come to rest after the last kill; a sweep looks twice, a minute apart.
+/// How long everything may take to come to rest after the last kill.
 const REST_LIMIT: Duration = Duration::from_secs(180);
 /// Pods that make every point come up often.
 const PLAN: Plan = Plan {

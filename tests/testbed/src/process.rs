@@ -158,6 +158,11 @@ impl Process {
         }
     }
 
+    /// Does to it what Ctrl-C on its terminal does (SIGINT).
+    pub fn interrupt(&self) {
+        self.signal_group(Signal::INT);
+    }
+
     /// Kills it and what it started (SIGKILL); it has ended when this returns.
     pub fn kill(&self) {
         let mut state = self.state();

@@ -16,7 +16,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub const NODE: &str = "testbed-node";
 
 /// What tells the process inside that it is there, and the name of the cgroup that is for the world's pods.
-const CGROUP_VARIABLE: &str = "TESTBED_WORLD_CGROUP";
+pub(crate) const CGROUP_VARIABLE: &str = "TESTBED_WORLD_CGROUP";
 /// Where the kernel shows cgroups: in a folder for each controller (version 1), or in one for all.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The programs of the machine that it takes, with Debian's packages.

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::pki::{self, CaCertificate, KeyPairFiles};
 
+/// The context of every kubeconfig of a run.
+pub(crate) const CONTEXT: &str = "testbed";
+
 /// The API server's address and authority, and the administrator's certificate.
 #[derive(Debug)]
 pub(super) struct Access {
@@ -74,8 +77,8 @@ impl Access {
             "kind": "Config",
             "clusters": [{ "name": "testbed", "cluster": cluster }],
             "users": [{ "name": "user", "user": user }],
-            "contexts": [{ "name": "testbed", "context": { "cluster": "testbed", "user": "user", "namespace": namespace } }],
-            "current-context": "testbed",
+            "contexts": [{ "name": CONTEXT, "context": { "cluster": "testbed", "user": "user", "namespace": namespace } }],
+            "current-context": CONTEXT,
         });
         pki::write(path, &format!("{kubeconfig:#}\n"))
     }

@@ -25,6 +25,7 @@ use crate::pki::KeyPairFiles;
 use crate::process::Output;
 use crate::run::Run;
 pub use access::BearerToken;
+pub(crate) use access::CONTEXT;
 use apiserver::ApiServer;
 use etcd::Etcd;
 

@@ -8,10 +8,14 @@ use serde_json::json;
 use super::{Node, PAUSE_IMAGE, obtain, settings};
 use crate::bed::Testbed;
 use crate::components::{self, Component};
+use crate::control_plane::CONTEXT;
 use crate::demo::{Existing, Images};
 use crate::error::Error;
+use crate::guard;
 use crate::image::Image;
+use crate::process::Process;
 use crate::project::{self, Binaries};
+use crate::suite;
 use crate::system::{self, OPERATOR};
 use crate::vault::VaultServer;
 use crate::workdir::Workdir;
@@ -155,6 +159,17 @@ impl Cluster {
         let (operator, example, openbao) = (OPERATOR_IMAGE.into(), EXAMPLE_IMAGE.into(), OPENBAO_IMAGE.into());
         let kubectl = self.testbed.control_plane().admin_kubectl();
         Existing::claim(kubectl, Workdir::new()?, Images { operator, example, openbao }).await
+    }
+
+    /// As [`Cluster::demo`], by the command of a user who is in no world and has a kubeconfig; it writes to its log.
+    pub fn demo_command(&self) -> Result<Process, Error> {
+        let mut command = guard::command(suite::program()?)?;
+        command
+            .args(["demo", "--context", CONTEXT, "--image", OPERATOR_IMAGE, "--example-image", EXAMPLE_IMAGE])
+            .args(["--openbao-image", OPENBAO_IMAGE])
+            .env("KUBECONFIG", self.testbed.control_plane().admin_kubeconfig())
+            .env_remove(world::CGROUP_VARIABLE);
+        Process::spawn("cargo demo", command, &self.testbed.run().path().join("demo.log"))
     }
 
     /// Waits until all of the operator's replicas are as they should be.

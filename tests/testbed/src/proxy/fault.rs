@@ -1,5 +1,6 @@
 //! What can become of a call.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -52,7 +53,9 @@ pub enum Break {
     Reset,
     /// An answer of the proxy's own, as balancers and API servers under load give it.
     Answer(StatusCode),
-    /// The same with this body, in JSON: what a server says whose storage fails, or one that says what is not so.
+    /// An answer that the client is to ask there, of a server with TLS at this address.
+    Redirect(SocketAddr),
+    /// An answer of the proxy's own with this body, in JSON: what a server says whose storage fails, or one that says what is not so.
     Says(StatusCode, &'static str),
     /// Nothing at all, until there is another script: half of the connection is gone.
     Silence,

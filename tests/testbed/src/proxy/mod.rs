@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -120,6 +120,11 @@ impl Proxy {
         format!("https://{}", self.address)
     }
 
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// From now on `script` decides what becomes of each call; at first, everything passes. Calls that meet silence are reset.
     pub fn follow(&self, script: impl FnMut(&Call) -> Fault + Send + 'static) {
         *self.link.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
@@ -199,7 +204,7 @@ impl Link {
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let fault = (self.script.lock().unwrap_or_else(PoisonError::into_inner))(&call);
         match fault {
-            Fault::Before(broken) => return self.broken(broken).await,
+            Fault::Before(broken) => return self.broken(broken, &call).await,
             Fault::Delay(time) => tokio::time::sleep(time).await,
             Fault::Stale => return self.stale_answer(&call, head.headers, body).await,
             _ => {}
@@ -215,7 +220,7 @@ impl Link {
             Fault::After(broken) => {
                 // The server has acted once its whole answer is there.
                 let _answer: Vec<Bytes> = bytes.try_collect().await?;
-                return self.broken(broken).await;
+                return self.broken(broken, &call).await;
             }
             Fault::Overheard => {
                 let pieces: Vec<Bytes> = bytes.try_collect().await?;
@@ -238,7 +243,7 @@ impl Link {
         Ok(answer)
     }
 
-    async fn broken(&self, broken: Break) -> io::Result<Answer> {
+    async fn broken(&self, broken: Break, call: &Call) -> io::Result<Answer> {
         match broken {
             Break::Reset => Err(reset()),
             Break::Silence => {
@@ -246,6 +251,12 @@ impl Link {
                 Err(reset())
             }
             Break::Answer(status) => Ok(answer(status, Bytes::new())),
+            Break::Redirect(address) => {
+                let mut answer = answer(StatusCode::TEMPORARY_REDIRECT, Bytes::new());
+                let place = format!("https://{address}{}", call.path);
+                answer.headers_mut().insert(LOCATION, HeaderValue::try_from(place).map_err(io::Error::other)?);
+                Ok(answer)
+            }
             Break::Says(status, body) => {
                 let mut answer = answer(status, Bytes::from_static(body.as_bytes()));
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
