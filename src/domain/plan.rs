@@ -305,7 +305,7 @@ fn attempt(observed: &Observed<'_>, status: &VaultTokenRequestStatus, grant: Gra
         (Some(intent), None) if intent.attempt == status.attempts && intent.grant == grant => {
             Step::Mint(Intent { grant, pod: facts.clone(), ..intent.clone() })
         }
-        (_, None) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(status)),
+        (_, None) if status.attempts >= MAX_ATTEMPTS => Step::Fail(exhausted(unrecorded(status))),
         (_, None) => match spaced(status) {
             Some(time) if time > observed.now => Step::Later(time),
             _ => {
@@ -489,11 +489,16 @@ fn superseded(newer: &str) -> Why {
     Why::new(Reason::Superseded, format!("the pod has a newer token, by the request {newer}"))
 }
 
-/// Why a request ends that used up its attempts.
-pub fn exhausted(status: &VaultTokenRequestStatus) -> Why {
-    let last = super::status::message(status, ConditionType::Delivered)
-        .or_else(|| super::status::message(status, ConditionType::Issued))
-        .unwrap_or_default();
+/// What is known of the last attempt, which came to no record. One that is open still was left by an operator that is gone: the condition
+/// says at most what is waited for since then.
+fn unrecorded(status: &VaultTokenRequestStatus) -> &str {
+    let closed = status.phase == Some(Phase::Pending);
+    let told = closed.then(|| super::status::message(status, ConditionType::Issued)).flatten();
+    told.unwrap_or("the operator restarted before its token was recorded")
+}
+
+/// Why a request ends that used up its attempts; `last` says what became of the last one.
+pub fn exhausted(last: &str) -> Why {
     Why::new(Reason::AttemptsExhausted, format!("all {MAX_ATTEMPTS} attempts failed; the last one: {last}"))
 }
 

@@ -165,8 +165,25 @@ fn no_attempt_is_spent_on_a_vault_that_is_away() {
 
 #[test]
 fn attempts_are_bounded() {
-    let step = decided(&in_phase(Phase::Minting, MAX_ATTEMPTS), Some(&living(json!({}))), &Hand::Empty, None);
-    assert!(matches!(step, Step::Fail(why) if why.reason == Reason::AttemptsExhausted));
+    let minting = in_phase(Phase::Minting, MAX_ATTEMPTS);
+    let draft = || Draft::new(minting.status.as_ref(), Some(1), at(NOW));
+    let admission = Why::new(Reason::AdmissionLacking, "waiting to see whether the admission policy is in force");
+    let unclear = draft().unclear(&Why::new(Reason::VaultUnavailable, "cannot reach Vault"));
+    let restarted = "the operator restarted before its token was recorded";
+    for (status, words) in [
+        (minting.status.clone(), restarted),
+        // What it waits for since then is not why the attempt came to nothing.
+        (Some(draft().waiting(&admission)), restarted),
+        (Some(Draft::new(Some(&unclear), Some(1), at(NOW)).waiting(&admission)), "cannot reach Vault"),
+        (Some(unclear.clone()), "cannot reach Vault"),
+    ] {
+        let request = VaultTokenRequest { status, ..minting.clone() };
+        let step = decided(&request, Some(&living(json!({}))), &Hand::Empty, None);
+        let Step::Fail(why) = step else { panic!("{step:?}") };
+        assert_eq!(why.reason, Reason::AttemptsExhausted);
+        let words = format!("all {MAX_ATTEMPTS} attempts failed; the last one: {words}");
+        assert!(why.message.starts_with(&words), "{}", why.message);
+    }
 }
 
 #[test]

@@ -234,7 +234,7 @@ impl Draft {
             return self.failed(&why);
         }
         if self.status.attempts >= MAX_ATTEMPTS {
-            let why = exhausted(&self.status);
+            let why = exhausted(message(&self.status, ConditionType::Delivered).unwrap_or_default());
             return self.failed(&why);
         }
         let attempt = self.status.attempts;
