@@ -143,6 +143,9 @@ async fn the_operator_runs_with_no_more_than_it_needs_and_is_looked_after() {
     assert_eq!(pod["securityContext"], context);
     let spread = &pod["topologySpreadConstraints"][0];
     assert_eq!((&spread["topologyKey"], &spread["maxSkew"]), (&json!("kubernetes.io/hostname"), &json!(1)));
+    assert_eq!(spread["labelSelector"], deployment["selector"]);
+    assert_eq!(spread["matchLabelKeys"], json!(["pod-template-hash"]));
+    assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
     let container = &pod["containers"][0];
     let context = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } });
     assert_eq!(container["securityContext"], context);

@@ -14,17 +14,56 @@ const LIMIT: Duration = Duration::from_secs(30);
 const START: Duration = Duration::from_secs(3600);
 
 /// What runs in a world, and nowhere else here.
-const PROGRAMS: [&str; 8] =
-    ["containerd", "containerd-shim", "etcd", "kube-apiserver", "kube-controller", "kube-proxy", "kubelet", "bao"];
+const PROGRAMS: [&str; 11] = [
+    "containerd",
+    "containerd-shim",
+    "runc",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller",
+    "kube-scheduler",
+    "kube-proxy",
+    "kube-router",
+    "kubelet",
+    "bao",
+];
+
+/// Where the parts of a node keep things, unless they are told otherwise, and sometimes then.
+const PLACES: [&str; 9] = [
+    "/etc/cni",
+    "/etc/containerd",
+    "/etc/kubernetes",
+    "/opt",
+    "/usr/libexec/kubernetes",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kube-router",
+    "/var/lib/kubelet",
+];
+
+/// What they set for the whole machine, below `/proc/sys`.
+const SETTINGS: [&str; 8] = [
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv4/ip_forward",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+];
 
 /// What a node could leave behind, each thing a line.
 pub fn state() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
     lines.extend(mounts.lines().map(str::to_owned));
-    for (program, arguments) in
-        [("iptables", &["-S"][..]), ("iptables", &["-t", "nat", "-S"]), ("nft", &["-s", "list", "ruleset"])]
-    {
+    for (program, arguments) in [
+        ("iptables", &["-S"][..]),
+        ("iptables", &["-t", "nat", "-S"]),
+        ("ipset", &["list", "-n"]),
+        ("nft", &["-s", "list", "ruleset"]),
+    ] {
         let listed = Command::new(program).args(arguments).stdin(Stdio::null()).output().expect(program);
         assert!(listed.status.success(), "{program}: {}", String::from_utf8_lossy(&listed.stderr));
         let rules = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -37,6 +76,12 @@ pub fn state() -> BTreeSet<String> {
     lines.extend(named(Path::new("/sys/class/net"), ""));
     lines.extend(named(&std::env::temp_dir(), "testbed-"));
     lines.extend(world::cgroup_roots().expect("cgroups").iter().flat_map(|root| named(root, "testbed-")));
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube"));
+    PLACES.iter().map(|place| Path::new(place).to_owned()).chain(home).for_each(|place| below(&place, &mut lines));
+    lines.extend(SETTINGS.iter().map(|name| {
+        let value = std::fs::read_to_string(Path::new("/proc/sys").join(name)).expect("a setting");
+        format!("{name} = {}", value.trim())
+    }));
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     lines.extend(processes.filter_map(|process| {
         let name = std::fs::read_to_string(process.join("comm")).ok()?;
@@ -46,6 +91,18 @@ pub fn state() -> BTreeSet<String> {
             .then(|| format!("{} {}", process.display(), name.trim()))
     }));
     lines
+}
+
+/// A folder with all that is in it, or nothing.
+fn below(folder: &Path, lines: &mut BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    lines.insert(folder.display().to_string());
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => below(&entry.path(), lines),
+            _ => drop(lines.insert(entry.path().display().to_string())),
+        }
+    }
 }
 
 /// What is there now, and was not before, or the other way round.

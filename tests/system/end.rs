@@ -35,6 +35,17 @@ async fn i3_deleting_the_pod_kills_its_token_within_a_second() {
     let took = cluster.until_dead(delivered.accessor()).await;
     assert!(took < Duration::from_secs(1), "it took {took:?}");
     revoked(cluster, &delivered, "PodDeleted").await;
+    // Its Events tell the story to its end.
+    let object = format!("vtr/{}", name(&delivered.request));
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let told = cluster.kubectl(&["events", "-n", &namespace, "--for", &object]).await;
+        if ["TokenIssued", "TokenDelivered", "PodDeleted"].iter().all(|reason| told.contains(reason)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -94,6 +94,11 @@ async fn two_annotations_are_all_that_a_pod_needs_to_be_injected() {
         json!([{ "op": "replace", "path": "/spec/variables/0/expression", "value": given.to_string() }]).to_string();
     cluster.kubectl(&["patch", "mutatingadmissionpolicy", "vault-token-injection", "--type=json", "-p", &given]).await;
     let pod = until(cluster, &namespace, |made| made).await;
+    for others in [&plain, &declined] {
+        let pod = made(cluster, &namespace, others).await.expect("a pod");
+        assert!(inits(&pod).is_empty() && mounted(&containers(&pod)[0], TOKEN).is_none(), "{pod:#?}");
+        assert!(!pod.metadata.annotations.expect("annotations").contains_key("vaultproject.io/vault-ca"));
+    }
 
     let init = &inits(&pod)[0];
     assert_eq!((init.name.as_str(), init.image.as_deref()), ("vault-init", Some("registry/vault-token-operator:1")));

@@ -1,9 +1,10 @@
 //! Pods that come to their end.
 
-use super::{delete, evict, phases, ready, until_over};
+use super::{delete, evict, phases, ready, token, until_described, until_over};
 use crate::cluster::Cluster;
 use crate::workload::{SLEEPS, Workload};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Reads the token's file, as an app does that has all it needs.
 const READS: [&str; 2] = ["-c", "busybox test -s /var/run/secrets/vaultproject.io/token"];
@@ -35,13 +36,39 @@ pub async fn a_cron_jobs_pods_have_tokens_of_their_own(cluster: &Cluster) {
         "spec": { "schedule": "* * * * *", "jobTemplate": { "spec": { "template": template } } },
     });
     cluster.apply("cron", &job.to_string()).await;
-    cluster
-        .until("a job of it has completed", async || {
-            let requests = phases(&cluster.get(&["-n", "cron", "vtr"]).await);
-            if requests.iter().any(|phase| phase == "Revoked") { Ok(()) } else { Err(format!("{requests:?}")) }
-        })
-        .await;
+    for wanted in 1..=2 {
+        cluster
+            .until(&format!("{wanted} jobs of it have completed"), async || {
+                let jobs = cluster.get(&["-n", "cron", "jobs"]).await;
+                let complete = |job: &&Value| job["status"]["completionTime"].is_string();
+                let count = jobs["items"].as_array().expect("a list").iter().filter(complete).count();
+                if count >= wanted { Ok(()) } else { Err(format!("{jobs:#}")) }
+            })
+            .await;
+    }
+    cluster.must(&["-n", "cron", "patch", "cronjob", "minutely", "--patch={\"spec\":{\"suspend\":true}}"]).await;
+    until_over(cluster, "cron").await;
+    let requests = cluster.get(&["-n", "cron", "vtr"]).await;
+    let requests = requests["items"].as_array().expect("a list");
+    assert!(requests.iter().all(|request| request["status"]["reason"] == "PodFinished"), "{requests:#?}");
+    let accessors: HashSet<_> = requests.iter().filter_map(|it| it["status"]["tokenAccessor"].as_str()).collect();
+    assert!(accessors.len() >= 2 && accessors.len() == requests.len(), "{requests:#?}");
     delete(cluster, "cron").await;
+}
+
+/// One that has its token, and one that does not get any.
+pub async fn a_namespace_that_is_deleted_takes_its_tokens_with_it(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "leaves").await;
+    let mut denied = workload.pod("denied", &SLEEPS);
+    denied["metadata"]["annotations"]["vaultproject.io/policies"] = json!("payroll-read");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [workload.pod("web", &SLEEPS), denied] });
+    cluster.apply("leaves", &list.to_string()).await;
+    ready(cluster, "leaves", "web").await;
+    until_described(cluster, "leaves", &["pod", "denied"], "NotGranted").await;
+    let token = token(cluster, "leaves", "web").await;
+    assert!(cluster.accepts(&token).await);
+    delete(cluster, "leaves").await;
+    assert!(!cluster.accepts(&token).await);
 }
 
 pub async fn pods_that_fail_or_are_evicted_lose_their_tokens(cluster: &Cluster) {

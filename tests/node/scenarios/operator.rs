@@ -1,10 +1,12 @@
 //! The operator's own life, and Vault's.
 
-use super::restarts::process;
-use super::{delete, evict, ready, token, until_described, until_over};
+use super::restarts::{process, send, until_restarted};
+use super::{delete, evict, phases, ready, token, until_described, until_over};
 use crate::cluster::{Cluster, LIMIT};
 use crate::readme;
 use crate::workload::{SLEEPS, Workload};
+use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -257,10 +259,27 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
     };
     let operator = ["-n", "vault-token-operator"];
     start(0).await;
-    let image = format!("operator={NEXT_OPERATOR_IMAGE}");
-    cluster.must(&[&operator[..], &["set", "image", "deployment/vault-token-operator", &image]].concat()).await;
+    // README.md, "Upgrade and uninstall".
+    let own = cluster.own_folder();
+    let (_, tag) = NEXT_OPERATOR_IMAGE.rsplit_once(':').expect("a tag");
+    let file = format!("{own}/kustomization.yaml");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let (before, after) = text.split_once("newName: vault-token-operator\n").expect("an image");
+    let indentation = before.rsplit('\n').next().expect("a line");
+    let named = format!("{before}newName: vault-token-operator\n{indentation}newTag: \"{tag}\"\n{after}");
+    std::fs::write(&file, named).expect("written");
+    let part = readme::part("README.md", "\n## Upgrade and uninstall\n", "\nand if you have set up injection");
+    let commands = readme::commands(&part);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    readme::run(cluster, &commands, &own, &[]).await;
     start(6).await;
     cluster.roll_out().await;
+    let pods =
+        cluster.get(&[&operator[..], &["pods", "-l", "app.kubernetes.io/name=vault-token-operator"]].concat()).await;
+    let pods =
+        pods["items"].as_array().expect("a list").iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let images: Vec<_> = pods.map(|pod| pod["spec"]["containers"][0]["image"].clone()).collect();
+    assert_eq!(images, [NEXT_OPERATOR_IMAGE; 2]);
     let leader = cluster.leader().await;
     start(12).await;
     cluster.must(&[&operator[..], &["delete", "pod", &leader]].concat()).await;
@@ -277,6 +296,7 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
         tokens.insert(token);
     }
     assert_eq!(tokens.len(), 24);
+    assert_eq!(phases(&cluster.get(&["-n", "upgrade", "vtr"]).await), ["Delivered"; 24], "none was asked for twice");
     super::until_live(cluster, "upgrade", 24).await;
     cluster.must(&["-n", "upgrade", "delete", "pods", "--all", "--timeout=60s"]).await;
     until_over(cluster, "upgrade").await;
@@ -299,6 +319,22 @@ async fn drain(cluster: &Cluster) {
         .await;
 }
 
+/// It says nothing any more; the kubelet sees that, and the other replica does its work meanwhile.
+pub async fn a_replica_that_does_nothing_is_started_anew(cluster: &Cluster) {
+    let workload = Workload::new(cluster, "stopped").await;
+    let leader = cluster.leader().await;
+    let uid = cluster.uid("vault-token-operator", &leader).await;
+    send(Signal::STOP, &uid, "/vault-token-operator run");
+    cluster.apply("stopped", &workload.pod("web", &SLEEPS).to_string()).await;
+    ready(cluster, "stopped", "web").await;
+    until_described(cluster, "vault-token-operator", &["pod", &leader], "Liveness probe failed").await;
+    // It does not hear that it is to end.
+    until_described(cluster, "vault-token-operator", &["pod", &leader], "Killing").await;
+    until_restarted(cluster, "vault-token-operator", &leader, "containerStatuses", 1).await;
+    cluster.roll_out().await;
+    delete(cluster, "stopped").await;
+}
+
 /// It is renewed again and again.
 pub async fn a_token_of_twenty_seconds_lives_as_long_as_its_pod(cluster: &Cluster) {
     let workload = Workload::new(cluster, "renewed").await;
@@ -306,11 +342,22 @@ pub async fn a_token_of_twenty_seconds_lives_as_long_as_its_pod(cluster: &Cluste
     pod["metadata"]["annotations"]["vaultproject.io/ttl"] = json!("20s");
     cluster.apply("renewed", &pod.to_string()).await;
     ready(cluster, "renewed", "web").await;
+    let request = async || cluster.get(&["-n", "renewed", "vtr"]).await["items"][0]["status"].clone();
+    let first = request().await;
+    assert_eq!(first["ttl"], "20s");
+    let accessor = json!({ "accessor": first["tokenAccessor"] });
+    let known =
+        cluster.vault().must(Method::POST, "auth/token/lookup-accessor", Some(&accessor)).await.expect("a token");
+    assert_eq!(known["data"]["period"], 20);
     let (token, begun) = (token(cluster, "renewed", "web").await, Instant::now());
     while begun.elapsed() < Duration::from_secs(300) {
         assert!(cluster.accepts(&token).await, "dead after {:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    let last = request().await;
+    assert_eq!(phases(&cluster.get(&["-n", "renewed", "vtr"]).await), ["Delivered"]);
+    assert_eq!(last["tokenAccessor"], first["tokenAccessor"], "it is the same one");
+    assert_ne!(last["expiresAt"], first["expiresAt"]);
     delete(cluster, "renewed").await;
     assert!(!cluster.accepts(&token).await);
 }

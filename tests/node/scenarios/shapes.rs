@@ -55,6 +55,20 @@ pub async fn a_static_pod_gets_no_token(cluster: &Cluster) {
     delete(cluster, "static").await;
 }
 
+/// In the events of what was to make the pod: there is none.
+pub async fn what_cannot_be_injected_is_said_where_its_owner_looks(cluster: &Cluster) {
+    let workload = Workload::allowed(cluster, "refused").await;
+    let mut template = workload.injected_template(&SLEEPS);
+    template["metadata"]["annotations"].as_object_mut().expect("annotations").remove("vaultproject.io/policies");
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": { "replicas": 1, "selector": { "matchLabels": { "app": "web" } }, "template": template },
+    });
+    cluster.apply("refused", &deployment.to_string()).await;
+    until_described(cluster, "refused", &["replicaset"], "needs vaultproject.io/policies").await;
+    delete(cluster, "refused").await;
+}
+
 /// The pod's group is all that they share.
 pub async fn an_app_of_another_user_reads_its_token_and_nobody_else_does(cluster: &Cluster) {
     let workload = Workload::new(cluster, "users").await;
@@ -66,7 +80,7 @@ pub async fn an_app_of_another_user_reads_its_token_and_nobody_else_does(cluster
     let stat = ["/bin/busybox", "stat", "-c", "%a %u %g", "/var/run/secrets/vaultproject.io/token"];
     let said = cluster.must(&[&["-n", "users", "exec", "web", "-c", "app", "--"], &stat[..]].concat()).await;
     let words: Vec<_> = said.split_whitespace().collect();
-    assert!(words[0].ends_with('0') && words[1..] == ["65532", "65532"], "{said}");
+    assert_eq!(words, ["440", "65532", "65532"]);
     // The app has no identity to ask the API server with: that is init's alone.
     let list = ["/bin/busybox", "ls", "/var/run/secrets"];
     let said = cluster.must(&[&["-n", "users", "exec", "web", "-c", "app", "--"], &list[..]].concat()).await;

@@ -21,7 +21,7 @@ fn named(text: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn every_alert_fires_on_what_the_operator_told_when_it_should_and_none_while_all_is_well() {
     let cluster = Cluster::start().await;
-    let cases = states::all(&cluster).await;
+    let (cases, standby) = states::all(&cluster).await;
     let rules = Rules::read();
     let tried: BTreeSet<_> = cases.iter().flat_map(|case| case.fires.iter().copied()).collect();
     assert_eq!(rules.alerts(), tried, "each alert has a state in which it fires");
@@ -37,7 +37,7 @@ async fn every_alert_fires_on_what_the_operator_told_when_it_should_and_none_whi
     }
 
     let folder = cluster.system.testbed().run().folder("alerts").expect("a folder");
-    promtool::check(&folder, &rules, &panels, &cases).await;
+    promtool::check(&folder, &rules, &panels, &cases, &standby).await;
 }
 
 /// All that the panels of a dashboard ask Prometheus.

@@ -1,6 +1,6 @@
 //! Prometheus' own tool, which checks and tests rules.
 
-use super::samples::Case;
+use super::samples::{Case, Scrape};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -48,11 +48,11 @@ impl Rules {
 }
 
 /// Checks the rules and the expressions of the dashboard's panels, and that of each case just those alerts fire that should.
-pub async fn check(folder: &Path, rules: &Rules, panels: &[String], cases: &[Case]) {
+pub async fn check(folder: &Path, rules: &Rules, panels: &[String], cases: &[Case], standby: &Scrape) {
     let settings = Settings::from_env().expect("settings");
     let obtained = tokio::task::spawn_blocking(move || components::obtain(Component::Promtool, &settings)).await;
     let promtool = obtained.expect("no panic").expect("promtool").path;
-    let tests: Vec<_> = cases.iter().map(Case::test).collect();
+    let tests: Vec<_> = cases.iter().map(|case| case.test(standby)).collect();
     let tests = json!({ "rule_files": ["rules.json"], "evaluation_interval": "30s", "tests": tests });
     // Grafana puts a duration there. As rules, each under a name, they can be checked as rules are.
     let panels = panels.iter().map(|expression| expression.replace("$__rate_interval", "5m")).enumerate();

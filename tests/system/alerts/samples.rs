@@ -63,6 +63,21 @@ impl Scrape {
     }
 }
 
+/// The series of one replica, with the label by which Prometheus tells it apart.
+fn held(instance: &str, before: &Scrape, after: &Scrape) -> Vec<Value> {
+    let hold = |scrape: &Scrape, name: &String, minutes| match scrape.0.get(name) {
+        Some(value) => format!("{value}x{}", minutes * STEPS - 1),
+        None => format!("_x{}", minutes * STEPS),
+    };
+    let labelled = |series: &String| {
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        format!("{name}{{instance=\"{instance}\",{labels}")
+    };
+    let series: BTreeSet<_> = before.0.keys().chain(after.0.keys()).collect();
+    let values = |name| format!("{} {}", hold(before, name, HELD[0]), hold(after, name, HELD[1]));
+    series.into_iter().map(|name| json!({ "series": labelled(name), "values": values(name) })).collect()
+}
+
 impl Case {
     /// The names of all metrics in it.
     pub fn names(&self) -> BTreeSet<String> {
@@ -70,15 +85,13 @@ impl Case {
         series.map(|series| series.split('{').next().unwrap_or_default().to_owned()).collect()
     }
 
-    /// The case as a test of promtool's.
-    pub fn test(&self) -> Value {
-        let series: BTreeSet<_> = self.before.0.keys().chain(self.after.0.keys()).collect();
-        let hold = |scrape: &Scrape, name: &String, minutes| match scrape.0.get(name) {
-            Some(value) => format!("{value}x{}", minutes * STEPS - 1),
-            None => format!("_x{}", minutes * STEPS),
-        };
-        let values = |name| format!("{} {}", hold(&self.before, name, HELD[0]), hold(&self.after, name, HELD[1]));
-        let input: Vec<_> = series.into_iter().map(|name| json!({ "series": name, "values": values(name) })).collect();
+    /// The case as a test of promtool's, with a replica that stands by beside the one that the case is about, for as long as that is there.
+    pub fn test(&self, standby: &Scrape) -> Value {
+        let nothing = Scrape::default();
+        let beside = |scrape: &Scrape| if scrape.0.is_empty() { nothing.clone() } else { standby.clone() };
+        let input =
+            [held("leader", &self.before, &self.after), held("standby", &beside(&self.before), &beside(&self.after))]
+                .concat();
         let fires: Vec<_> = self
             .fires
             .iter()

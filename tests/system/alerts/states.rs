@@ -39,12 +39,12 @@ const WELL: [(&str, f64); 5] = [
     ("vault_rights{kind=\"missing\"}", 0.0),
 ];
 
-/// All of them. The last one of an operator's states is followed by another operator.
-pub async fn all(cluster: &Cluster) -> Vec<Case> {
+/// All of them, and what a replica tells that stands by. The last one of an operator's states is followed by another operator.
+pub async fn all(cluster: &Cluster) -> (Vec<Case>, Scrape) {
     start(cluster, &[]).await;
     let well =
         until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
-    let stopped = Stopped::new(cluster).await;
+    let (stopped, standby) = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
     cases.extend(intercepted(cluster).await);
     cases.push(used_up(cluster).await);
@@ -67,7 +67,7 @@ pub async fn all(cluster: &Cluster) -> Vec<Case> {
     cluster.system.kill_operator();
     let fires = vec!["VaultTokenOperatorAway"];
     cases.push(Case { name: "no operator", before: well, after: Scrape::of(cluster).await, fires });
-    cases
+    (cases, standby)
 }
 
 /// A second replica, which does nothing while all else happens.
@@ -79,15 +79,18 @@ struct Stopped {
 }
 
 impl Stopped {
-    async fn new(cluster: &Cluster) -> Self {
+    /// Gives what it has told before, too.
+    async fn new(cluster: &Cluster) -> (Self, Scrape) {
         let api = Proxy::before_server(cluster.system.testbed().run(), cluster.plane().server_url()).await;
         let api = api.expect("a proxy");
         let kubeconfig = cluster.system.operator_kubeconfig_at(&api.url()).expect("a kubeconfig");
         let settings = [("VTO_IDENTITY", "stopped"), ("KUBECONFIG", &*kubeconfig.to_string_lossy())];
         let (process, health) = cluster.system.spawn_operator(&settings).expect("it starts");
         ha::until(&health, "this replica stands by").await;
+        ha::until(&health, "admission: in force").await;
+        let standby = Scrape::at(&health).await;
         process.pause();
-        Self { process, health, api, since: Instant::now() }
+        (Self { process, health, api, since: Instant::now() }, standby)
     }
 
     /// What it tells of itself once it goes on, before it is answered anything.

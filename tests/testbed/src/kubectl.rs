@@ -67,7 +67,12 @@ impl Kubectl {
     fn command(&self, arguments: &[&str]) -> Result<Command, Error> {
         let (mut command, path) = match &self.access {
             Access::Kubeconfig(path) => (process::clean_command(&self.program, &self.folder)?, path),
-            Access::Users(path) => (guard::command(&self.program)?, path),
+            Access::Users(path) => {
+                let mut command = guard::command(&self.program)?;
+                // What it learns of this cluster goes when the demo goes.
+                command.arg("--cache-dir").arg(self.folder.join("kubectl-cache"));
+                (command, path)
+            }
         };
         command.arg("--kubeconfig").arg(path).args(arguments);
         Ok(command)

@@ -3,6 +3,8 @@ set -e
 # What containerd and the kubelet keep at places that cannot be chosen.
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
+mkdir /run/lib /run/lib-work
+mount -t overlay overlay -o lowerdir=/var/lib,upperdir=/run/lib,workdir=/run/lib-work /var/lib
 # What the kubelet would set for the whole machine: it finds it set.
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
   kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do

@@ -94,12 +94,15 @@ fn network_config(folder: &Path) -> String {
 fn containerd_config(folder: &Path, programs: &Path, plugins: &Path, networks: &Path) -> String {
     let quoted = |path: &Path| json!(path).to_string();
     let (root, runc) = (quoted(&folder.join("containerd")), quoted(&programs.join(Component::Runc.name())));
+    let optional = quoted(&folder.join("containerd-opt"));
     let (plugins, networks) = (quoted(plugins), quoted(networks));
     format!(
         "version = 3
 root = {root}
 [grpc]
 address = \"{SOCKET}\"
+[plugins.\"io.containerd.internal.v1.opt\"]
+path = {optional}
 [plugins.\"io.containerd.cri.v1.images\".pinned_images]
 sandbox = \"{PAUSE_IMAGE}\"
 # Not everybody may make the kernel spare a process, who may do all else here.

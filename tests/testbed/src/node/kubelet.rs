@@ -57,6 +57,7 @@ impl Kubelet {
             "staticPodPath": folder(STATIC_PODS),
             "podLogsDir": folder("pod-logs"),
             "nodeStatusUpdateFrequency": "4s",
+            "volumePluginDir": folder("volume-plugins"),
             // Nobody waits minutes here for what starts again and again.
             "crashLoopBackOff": { "maxContainerRestartPeriod": "3s" },
         });

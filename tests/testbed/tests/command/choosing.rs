@@ -21,6 +21,15 @@ fn a_version_and_a_kind_that_there_is_not_are_refused() {
 }
 
 #[test]
+fn a_demo_without_a_real_node_says_why() {
+    let said = World::new().demo().refused();
+    let (line, rest) = said.split_once('\n').unwrap();
+    let why = line.strip_prefix("without a real node, with processes for containers: ").unwrap();
+    assert!(why == "it takes root; run it by sudo, or in a virtual machine" || why.contains("install it"), "{said}");
+    assert!(rest.contains("\ntestbed: etcd 3.6.12 is not here"), "it goes on without: {said}");
+}
+
+#[test]
 fn without_go_it_says_what_to_install_or_set() {
     let said = World::new().components(&[]).refused();
     is_one_line(&said, "testbed: etcd 3.6.12 is not here: it is built with Go 1.");

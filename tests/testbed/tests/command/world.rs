@@ -97,7 +97,16 @@ impl World {
 
     /// Starts `testbed components`.
     pub fn components(&self, settings: &[(&str, &str)]) -> Run {
-        self.start("components", |command| {
+        self.with("components", settings)
+    }
+
+    /// Starts `testbed demo` with what is in this world.
+    pub fn demo(&self) -> Run {
+        self.with("demo", &[])
+    }
+
+    fn with(&self, subcommand: &str, settings: &[(&str, &str)]) -> Run {
+        self.start(subcommand, |command| {
             for variable in VARIABLES {
                 command.env_remove(variable);
             }
