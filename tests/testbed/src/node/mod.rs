@@ -160,7 +160,8 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn controllers(&self) -> Result<Process, Error> {
-        let key = self.control_plane.token_signing_key_path().display();
+        let (key, plugins) =
+            (self.control_plane.token_signing_key_path().display(), self.folder.join("volume-plugins"));
         let ca = self.run.pki().ca().path.display();
         self.component(
             Component::KubeControllerManager,
@@ -171,6 +172,8 @@ impl Parts<'_> {
                 format!("--root-ca-file={ca}"),
                 format!("--cluster-cidr={POD_RANGE}"),
                 "--allocate-node-cidrs=true".to_owned(),
+                // It makes the folder.
+                format!("--flex-volume-plugin-dir={}", plugins.display()),
             ],
         )
     }
