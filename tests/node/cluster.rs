@@ -101,10 +101,17 @@ impl Cluster {
 
     /// Changes how many there are.
     pub async fn scale_operator(&self, replicas: u32) {
-        let replicas = format!("--replicas={replicas}");
+        let wanted = format!("--replicas={replicas}");
         let operator = ["-n", "vault-token-operator"];
-        self.must(&[&operator[..], &["scale", "deployment/vault-token-operator", &replicas]].concat()).await;
+        self.must(&[&operator[..], &["scale", "deployment/vault-token-operator", &wanted]].concat()).await;
         self.roll_out().await;
+        // Those that are to go still work until they hear of it.
+        let labelled = ["pods", "-l", "app.kubernetes.io/name=vault-token-operator", "-o", "name"];
+        let gone = async || {
+            let there = self.must(&[&operator[..], &["get"], &labelled].concat()).await;
+            if there.lines().count() == replicas as usize { Ok(()) } else { Err(there) }
+        };
+        self.until("the others are gone", gone).await;
     }
 
     /// The replica that leads, once one does.

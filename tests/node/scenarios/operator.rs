@@ -333,6 +333,19 @@ pub async fn a_replica_that_does_nothing_is_started_anew(cluster: &Cluster) {
     until_restarted(cluster, "vault-token-operator", &leader, "containerStatuses", 1).await;
     cluster.roll_out().await;
     delete(cluster, "stopped").await;
+    // Killed, it gave its login back to nobody.
+    cluster.scale_operator(0).await;
+    let logins = async || cluster.vault().live_tokens_where("role", "vault-token-operator").await.expect("a list");
+    let one = async || match logins().await.len() {
+        1 => Ok(()),
+        count => Err(format!("{count} logins")),
+    };
+    cluster.until("the others have given theirs back", one).await;
+    for login in logins().await {
+        let body = json!({ "accessor": login.accessor });
+        cluster.vault().must(Method::POST, "auth/token/revoke-accessor", Some(&body)).await.expect("revoked");
+    }
+    cluster.scale_operator(2).await;
 }
 
 /// It is renewed again and again.
