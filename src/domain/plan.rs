@@ -489,12 +489,11 @@ fn superseded(newer: &str) -> Why {
     Why::new(Reason::Superseded, format!("the pod has a newer token, by the request {newer}"))
 }
 
-/// What is known of the last attempt, which came to no record. One that is open still was left by an operator that is gone: the condition
-/// says at most what is waited for since then.
+/// What is known of the last attempt, which came to no record. While it is open, the condition says at most what is waited for since then.
 fn unrecorded(status: &VaultTokenRequestStatus) -> &str {
     let closed = status.phase == Some(Phase::Pending);
     let told = closed.then(|| super::status::message(status, ConditionType::Issued)).flatten();
-    told.unwrap_or("the operator restarted before its token was recorded")
+    told.unwrap_or("its token was not recorded: the API server did not answer, or the operator restarted")
 }
 
 /// Why a request ends that used up its attempts; `last` says what became of the last one.

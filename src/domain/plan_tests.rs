@@ -169,7 +169,7 @@ fn attempts_are_bounded() {
     let draft = || Draft::new(minting.status.as_ref(), Some(1), at(NOW));
     let admission = Why::new(Reason::AdmissionLacking, "waiting to see whether the admission policy is in force");
     let unclear = draft().unclear(&Why::new(Reason::VaultUnavailable, "cannot reach Vault"));
-    let restarted = "the operator restarted before its token was recorded";
+    let restarted = "its token was not recorded: the API server did not answer, or the operator restarted";
     for (status, words) in [
         (minting.status.clone(), restarted),
         // What it waits for since then is not why the attempt came to nothing.
