@@ -147,6 +147,7 @@ fn said(subject: Subject<'_>, answer: &Answer) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::wire::Outcome;
+    use std::os::unix::fs::FileExt;
 
     const SUBJECT: Subject<'_> = Subject { request_uid: "r", pod_uid: "p", attempt: 1 };
 
@@ -184,6 +185,38 @@ mod tests {
         for nonsense in ["", "!", "AAAA", &sealed[..40]] {
             assert!(key.open(nonsense, SUBJECT).is_none(), "{nonsense}");
         }
+    }
+
+    /// Whether the bytes that give these when each is inverted are anywhere in what this process can write to. They are not held as they
+    /// are: what looks for them would find itself.
+    fn is_in_memory(inverted: &[u8]) -> bool {
+        const CHUNK: usize = 1 << 20;
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("the process' memory");
+        let memory = std::fs::File::open("/proc/self/mem").expect("the process' memory");
+        let mut chunk = Zeroizing::new(vec![0; CHUNK + inverted.len()]);
+        maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+            let (from, to) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+            let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).expect("an address"));
+            (from..to).step_by(CHUNK).any(|at| {
+                let wanted = chunk.len().min(usize::try_from(to - at).expect("a size"));
+                // What another thread gives back meanwhile is not there any more.
+                let read = memory.read_at(&mut chunk[..wanted], at).unwrap_or(0);
+                let mut places = chunk[..read].windows(inverted.len());
+                places.any(|place| place.iter().zip(inverted).all(|(byte, inverted)| *byte == !*inverted))
+            })
+        })
+    }
+
+    #[test]
+    fn i5_a_private_key_is_nowhere_in_memory_once_it_is_dropped() {
+        let key = OneTimeKey::generate().expect("a key");
+        let receipt = Receipt::generate().expect("a receipt");
+        let sealed = seal(key.public(), SUBJECT, &parcel(&receipt)).expect("sealed");
+        assert!(key.open(&sealed, SUBJECT).is_some());
+        let inverted: Vec<u8> = key.private.secret_bytes().iter().map(|byte| !byte).collect();
+        assert!(is_in_memory(&inverted), "it is there as long as it is needed");
+        drop(key);
+        assert!(!is_in_memory(&inverted));
     }
 
     #[test]

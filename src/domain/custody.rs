@@ -44,6 +44,12 @@ pub fn expected(request: &VaultTokenRequest, attempt: u32) -> Option<&str> {
     recorded(request).filter(|_| issued)
 }
 
+/// Whether a push of this attempt came before the request records its token: the operator sends none so early (rule 3).
+pub fn precedes_record(request: &VaultTokenRequest, attempt: u32) -> bool {
+    let attempts = request.status.as_ref().map_or(0, |status| status.attempts);
+    attempts < attempt || attempts == attempt && request.phase() == Phase::Minting
+}
+
 /// What the request says about the token that is held. An init container does not go by its own answer, which the operator may
 /// never have heard.
 pub fn judge(request: Option<&VaultTokenRequest>, held: Option<&Held>) -> Verdict {
@@ -139,6 +145,16 @@ mod tests {
             assert_eq!(expected(&at(phase), 2), None, "{phase}");
         }
         assert_eq!(expected(&request(), 2), None);
+    }
+
+    #[test]
+    fn rule_3_a_push_that_comes_before_the_record_is_not_the_operators_and_one_that_comes_late_may_be() {
+        assert!(precedes_record(&request(), 1), "nobody has seen it yet");
+        assert!(precedes_record(&at(Phase::Minting), 2));
+        for phase in [Phase::Pending, Phase::Issued, Phase::Delivered, Phase::Revoking, Phase::Revoked] {
+            assert!(precedes_record(&at(phase), 3) && !precedes_record(&at(phase), 2), "{phase}");
+        }
+        assert!(!precedes_record(&at(Phase::Minting), 1), "that attempt was given up");
     }
 
     #[test]

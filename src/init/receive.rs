@@ -4,7 +4,7 @@ use super::intake::{Intake, Opened, Refusal};
 use super::requests::Requests;
 use super::store::Store;
 use crate::api::{Phase, VaultTokenRequest};
-use crate::domain::custody::{Held, Verdict, expected, judge, keeps};
+use crate::domain::custody::{Held, Verdict, expected, judge, keeps, precedes_record};
 use crate::vault::{Connection, Unwrapped};
 use crate::wire::{Answer, Outcome, Parcel};
 use bytes::Bytes;
@@ -42,6 +42,13 @@ struct State {
     held: Option<Held>,
     /// The wrapping tokens that were sent to Vault to be opened. What finds one used is most likely this process's own call.
     tried: Vec<SecretString>,
+}
+
+impl State {
+    /// Whether the parcel's wrapping token was sent to Vault to be opened.
+    fn has_tried(&self, parcel: &Parcel) -> bool {
+        self.tried.iter().any(|tried| tried.expose_secret() == parcel.wrapping_token.expose_secret())
+    }
 }
 
 impl Receiver {
@@ -122,6 +129,12 @@ impl Receiver {
         state: &mut State,
     ) -> Result<(), (Outcome, String)> {
         let Some(accessor) = expected(request, attempt) else {
+            // Otherwise it may be the operator's own that comes late.
+            if precedes_record(request, attempt) {
+                self.count_refused("it came before the request records its token");
+            } else if state.has_tried(parcel) {
+                self.count_refused("it came once more after its attempt was over");
+            }
             return Err((Outcome::Unused, format!("the request does not record attempt {attempt} as issued")));
         };
         let expected = Held { attempt, accessor: accessor.to_owned(), whole: true };
@@ -135,6 +148,7 @@ impl Receiver {
         }
         // What the API server says names the token; this is for an operator that took one pod for another.
         if unwrapped.metadata.get("pod_uid").map(String::as_str) != Some(self.intake.pod_uid()) {
+            self.count_refused("its token was made for another pod");
             return Err(lost("the token was made for another pod"));
         }
         let answer = unwrapped.answer.bytes().to_vec();
@@ -147,8 +161,7 @@ impl Receiver {
 
     /// Opens a wrapping token once it was seen to be what it should be.
     async fn unwrap(&self, parcel: &Parcel, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
-        let same = |tried: &SecretString| tried.expose_secret() == parcel.wrapping_token.expose_secret();
-        let tried_before = state.tried.iter().any(same);
+        let tried_before = state.has_tried(parcel);
         let refused = |error: crate::vault::Error| match error.says_invalid_wrapping_token() {
             true if tried_before => lost("the wrapping token was used before, or has expired"),
             true => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),

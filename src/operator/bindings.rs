@@ -1,7 +1,8 @@
 //! What bindings say of themselves: whether they grant anything, and if not, why.
 
 use super::lease::Leadership;
-use super::rulebook::{Edition, Rulebook};
+use super::rulebook::{BINDINGS, Edition, Rulebook};
+use super::vitals::Vitals;
 use crate::api::{BindingReason, VaultPolicyBinding, VaultPolicyBindingSpec, VaultPolicyBindingStatus};
 use crate::cluster::{Error, FIELD_MANAGER, bounded};
 use crate::domain::grant::Limits;
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub struct Statuses {
     pub token_role: String,
     /// The operator's settings.
     pub limits: Limits,
+    /// What the watch is to bring is told there.
+    pub vitals: Vitals,
 }
 
 /// Writes statuses for as long as it is polled and this replica leads.
@@ -137,8 +140,19 @@ impl Statuses {
             };
             let reach = u32::try_from(reach).unwrap_or(u32::MAX);
             let status = status(binding, ready, reason, message, reach);
-            if binding.status.as_ref() != Some(&status)
-                && let Err(error) = self.patch(name, &status).await
+            if binding.status.as_ref() == Some(&status) {
+                continue;
+            }
+            // Before the call: its news may come before its answer.
+            let uid = binding.uid().unwrap_or_default();
+            let owed = self.vitals.owe(BINDINGS, &uid);
+            let written = self.patch(name, status).await;
+            // What the watch has shown meanwhile, it does not bring again.
+            let comes = written.as_ref().is_ok_and(|written| !self.rulebook.edition().has(written));
+            if owed && !comes {
+                self.vitals.brought(BINDINGS, &uid);
+            }
+            if let Err(error) = written
                 && error.status() != Some(404)
             {
                 tracing::warn!(%error, binding = name, "cannot write the status of a binding yet");
@@ -156,10 +170,10 @@ impl Statuses {
         }
     }
 
-    async fn patch(&self, name: &str, status: &VaultPolicyBindingStatus) -> Result<(), Error> {
+    async fn patch(&self, name: &str, status: VaultPolicyBindingStatus) -> Result<VaultPolicyBinding, Error> {
         let bindings: Api<VaultPolicyBinding> = Api::all(self.client.clone());
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        bounded(bindings.patch_status(name, &params, &Patch::Merge(json!({ "status": status })))).await.map(drop)
+        bounded(bindings.patch_status(name, &params, &Patch::Merge(json!({ "status": status })))).await
     }
 }
 

@@ -135,6 +135,7 @@ impl Health {
             queue: self.turnstile.waiting(),
             silence: self.sources.vitals.silence(now).2,
             look: self.sources.vitals.longest_look(now),
+            sweep: self.sources.vitals.sweep_overdue(now),
         })
     }
 

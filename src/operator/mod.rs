@@ -96,7 +96,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let pods = LivePods::default();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
-    let (rulebook, keeper) = Rulebook::new(settings.token_role.clone(), settings.limits.clone());
+    let (rulebook, keeper) = Rulebook::new(settings.token_role.clone(), settings.limits.clone(), vitals.clone());
     let statuses = Statuses {
         client: client.clone(),
         tokens: tokens.clone(),
@@ -104,6 +104,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         leadership: leadership.clone(),
         token_role: settings.token_role.clone(),
         limits: settings.limits.clone(),
+        vitals: vitals.clone(),
     };
     let census = Arc::new(Census::new(requests.clone(), pods.clone(), settings.ungranted_limit));
     let inspector = Inspector::new(client.clone(), settings.trust_unverified_requests);

@@ -1,6 +1,7 @@
 //! What is granted to whom, kept up to date by watching bindings and the labels of namespaces.
 
 use super::patience::Patience;
+use super::vitals::Vitals;
 use crate::api::VaultPolicyBinding;
 use crate::cluster;
 use crate::domain::grant::Limits;
@@ -15,6 +16,9 @@ use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// What bindings are to the API server, and to RBAC.
+pub const BINDINGS: &str = "vaultpolicybindings";
 
 /// The rules as they are, for whoever asks.
 #[derive(Clone)]
@@ -31,11 +35,20 @@ pub struct Edition {
     pub bindings: Arc<HashMap<String, VaultPolicyBinding>>,
 }
 
+impl Edition {
+    /// Whether it has the binding with the status that this one has.
+    pub fn has(&self, binding: &VaultPolicyBinding) -> bool {
+        let known = self.bindings.get(&binding.name_any());
+        known.is_some_and(|known| known.uid() == binding.uid() && known.status == binding.status)
+    }
+}
+
 /// What keeps the book.
 pub struct Keeper {
     sender: watch::Sender<Edition>,
     token_role: String,
     limits: Limits,
+    vitals: Vitals,
 }
 
 /// What was seen.
@@ -119,10 +132,10 @@ impl<T: Kept> Known<T> {
 }
 
 impl Rulebook {
-    /// An empty book, and who is to keep it. `token_role` is the operator's own.
-    pub fn new(token_role: String, limits: Limits) -> (Self, Keeper) {
+    /// An empty book, and who is to keep it. `token_role` is the operator's own; `vitals` is told what the watch brings.
+    pub fn new(token_role: String, limits: Limits, vitals: Vitals) -> (Self, Keeper) {
         let (sender, receiver) = watch::channel(Edition::default());
-        (Self(receiver), Keeper { sender, token_role, limits })
+        (Self(receiver), Keeper { sender, token_role, limits, vitals })
     }
 
     /// The present edition.
@@ -152,6 +165,11 @@ impl Keeper {
         let (mut bindings, mut namespaces) = (Known::new(), Known::new());
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
+            let all = matches!(change, Change::Binding(Event::InitDone));
+            let one = match &change {
+                Change::Binding(Event::Apply(binding) | Event::Delete(binding)) => binding.uid(),
+                _ => None,
+            };
             let weight = match change {
                 Change::Binding(event) => bindings.take(event, binding),
                 Change::Namespace(event) => namespaces.take(event, labels),
@@ -163,6 +181,12 @@ impl Keeper {
                     self.sender.send_modify(|edition| edition.bindings = Arc::new(bindings.objects.clone()));
                 }
                 Weight::Grants => self.publish(&bindings.objects, &namespaces.objects),
+            }
+            // After it is in the book: who owes it something looks at that.
+            if all {
+                self.vitals.listed(BINDINGS);
+            } else if let Some(uid) = one {
+                self.vitals.brought(BINDINGS, &uid);
             }
         }
     }

@@ -47,15 +47,23 @@ pub struct Sweeps<W> {
 /// Sweeps for as long as it is polled and this replica leads: soon after it came to, whenever `wanted`, and every `interval`.
 pub async fn run(sweeps: Sweeps<impl World>) {
     let Sweeps { world, mut sweeper, requests, herald, health, metrics, mut leadership, wanted, interval } = sweeps;
+    let vitals = health.vitals();
     health.requests_listed().await;
     loop {
+        vitals.sweep_due(None);
         let term = leadership.elected(0).await;
+        vitals.sweep_due(Some(Instant::now() + SETTLING));
         tokio::time::sleep(SETTLING).await;
         let recorded = recorded(&requests);
         let began = Instant::now();
         // Spread, so that two clusters on one Vault do not always sweep together.
         let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-        match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
+        let known = |accessor: &str| {
+            // As it comes to a token, it goes on.
+            vitals.sweep_due(Some(Instant::now()));
+            recorded.contains(accessor)
+        };
+        match sweeper.sweep(&*world, known).await {
             Ok(report) => {
                 let result = match report {
                     Report { stopped: Some(_), .. } => SweepResult::Stopped,
@@ -81,6 +89,7 @@ pub async fn run(sweeps: Sweeps<impl World>) {
                 }
             }
         }
+        vitals.sweep_due(Some(Instant::now() + rest));
         tokio::select! {
             () = wanted.notified() => {}
             _ = leadership.elected(term) => {}

@@ -1,5 +1,5 @@
-//! Signs of life. A watch that nobody takes up any more, or a look at a request that does not end, would go unseen: requests would
-//! wait, and tokens of pods that are gone live on. Only a new start mends it, so `/healthz` fails then.
+//! Signs of life. A watch that nobody takes up any more, a look at a request that does not end, or a sweep that does not come would go
+//! unseen: requests would wait, and tokens live on. Only a new start mends it, so `/healthz` fails then.
 
 use crate::cluster::Call;
 use crate::traffic::Outcome;
@@ -24,6 +24,9 @@ const SILENCE: Duration = Duration::from_secs(180);
 /// No look takes as long: each call in it has a time limit, a push the longest.
 const LONGEST_LOOK: Duration = Duration::from_secs(600);
 
+/// After how long the sweep has stopped that is to go on: the calls for one token take minutes at most, and for one that it revokes some more.
+const OVERDUE: Duration = Duration::from_secs(3600);
+
 /// What is known of them; a clone knows the same.
 #[derive(Clone, Debug)]
 pub struct Vitals(Arc<Mutex<Signs>>);
@@ -35,6 +38,8 @@ struct Signs {
     owed: BTreeMap<&'static str, (String, Instant)>,
     looks: BTreeSet<(Instant, u64)>,
     begun: u64,
+    /// When the sweep is to go on, if this replica sweeps.
+    sweep: Option<Instant>,
 }
 
 /// A look at a request that is under way, until it is dropped.
@@ -51,6 +56,7 @@ impl Vitals {
             owed: BTreeMap::new(),
             looks: BTreeSet::new(),
             begun: 0,
+            sweep: None,
         })))
     }
 
@@ -101,6 +107,16 @@ impl Vitals {
         Looking { vitals: self.clone(), sign }
     }
 
+    /// The sweep is to go on by then; with `None`, never.
+    pub fn sweep_due(&self, due: Option<Instant>) {
+        self.signs().sweep = due;
+    }
+
+    /// For how long the sweep has not gone on that was to.
+    pub fn sweep_overdue(&self, now: Instant) -> Duration {
+        self.signs().sweep.map_or(Duration::ZERO, |due| now.saturating_duration_since(due))
+    }
+
     /// The watch that has been silent for longest, how, and for how long.
     pub fn silence(&self, now: Instant) -> (&'static str, &'static str, Duration) {
         let signs = self.signs();
@@ -120,10 +136,13 @@ impl Vitals {
     /// What has stopped, in a sentence.
     pub fn fault(&self, now: Instant) -> Option<String> {
         let ((name, how, silence), look) = (self.silence(now), self.longest_look(now));
+        let sweep = self.sweep_overdue(now);
         if silence > SILENCE {
             Some(format!("the watch of {name} {how} for {} s", silence.as_secs()))
         } else if look > LONGEST_LOOK {
             Some(format!("a look at a request has not ended for {} s", look.as_secs()))
+        } else if sweep > OVERDUE {
+            Some(format!("the sweep has not gone on for {} s", sweep.as_secs()))
         } else {
             None
         }
@@ -201,6 +220,20 @@ mod tests {
             taken_up(verb, outcome);
             assert!(mended(), "{verb} {outcome:?}");
         }
+    }
+
+    #[test]
+    fn a_sweep_that_does_not_go_on_is_a_fault_and_one_that_is_not_due_is_none() {
+        let vitals = Vitals::new();
+        let (now, later) = (Instant::now(), Instant::now() + OVERDUE + Duration::from_secs(1));
+        assert_eq!((vitals.fault(later), vitals.sweep_overdue(later)), (None, Duration::ZERO), "another replica's");
+        vitals.sweep_due(Some(now));
+        assert_eq!(vitals.fault(later), Some("the sweep has not gone on for 3601 s".to_owned()));
+        assert_eq!(vitals.fault(now + OVERDUE), None);
+        vitals.sweep_due(Some(later));
+        assert_eq!((vitals.fault(later), vitals.sweep_overdue(now)), (None, Duration::ZERO));
+        vitals.sweep_due(None);
+        assert_eq!(vitals.fault(later + 2 * OVERDUE), None);
     }
 
     #[test]

@@ -102,16 +102,20 @@ impl Cluster {
     /// Changes how many there are.
     pub async fn scale_operator(&self, replicas: u32) {
         let wanted = format!("--replicas={replicas}");
-        let operator = ["-n", "vault-token-operator"];
-        self.must(&[&operator[..], &["scale", "deployment/vault-token-operator", &wanted]].concat()).await;
+        self.must(&["-n", "vault-token-operator", "scale", "deployment/vault-token-operator", &wanted]).await;
         self.roll_out().await;
         // Those that are to go still work until they hear of it.
-        let labelled = ["pods", "-l", "app.kubernetes.io/name=vault-token-operator", "-o", "name"];
-        let gone = async || {
-            let there = self.must(&[&operator[..], &["get"], &labelled].concat()).await;
-            if there.lines().count() == replicas as usize { Ok(()) } else { Err(there) }
+        let gone = async || match self.operators().await.len() {
+            there if there == replicas as usize => Ok(()),
+            there => Err(format!("there are {there}")),
         };
         self.until("the others are gone", gone).await;
+    }
+
+    /// The pods of its replicas, those included that are to go.
+    pub async fn operators(&self) -> Vec<Value> {
+        let labelled = ["-n", "vault-token-operator", "pods", "-l", "app.kubernetes.io/name=vault-token-operator"];
+        self.get(&labelled).await["items"].as_array().expect("a list").clone()
     }
 
     /// The replica that leads, once one does.

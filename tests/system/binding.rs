@@ -1,11 +1,13 @@
 //! I4: nobody has a policy that no binding grants; and what a change of bindings does.
 
+use crate::fault::Proxied;
 use crate::rights::policy;
 use crate::support::{Cluster, LIMIT, alone, condition, reason, shared, token_of};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use testbed::kubelet::{IMAGE, INIT_CONTAINER, PodHandle, PodSpec};
+use testbed::proxy::Fault;
 use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 /// A token role of a binding's own.
@@ -58,23 +60,6 @@ async fn refused(cluster: &Cluster, spec: Value) -> String {
     }
 }
 
-async fn until_said(cluster: &Cluster, arguments: &[&str], words: &str) {
-    until_says(cluster, arguments, words, |text| text.contains(words)).await;
-}
-
-/// Waits until kubectl says what is wanted.
-async fn until_says(cluster: &Cluster, arguments: &[&str], what: &str, wanted: impl Fn(&str) -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let text = cluster.kubectl(arguments).await;
-        if wanted(&text) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "no {what:?} in {text}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test]
 async fn i4_without_a_binding_nobody_gets_anything_and_with_one_the_waiting_pod_is_served() {
     let cluster = shared().await;
@@ -94,7 +79,7 @@ async fn i4_without_a_binding_nobody_gets_anything_and_with_one_the_waiting_pod_
     cluster.ended_well(&pod, &init).await;
     let request = cluster.request(&pod, 0).await.expect("a request");
     assert_eq!(request.status.expect("a status").granted_by.as_deref(), Some("default-deny"));
-    until_said(cluster, &["get", "vtr", "-n", &namespace, "-o", "wide"], "default-deny").await;
+    cluster.until_said(&["get", "vtr", "-n", &namespace, "-o", "wide"], "default-deny").await;
     assert!(cluster.accepts(&token_of(&pod)).await);
 }
 
@@ -156,7 +141,7 @@ async fn until_told(cluster: &Cluster, pod: &PodHandle, reason: &str, words: &st
         let about = format!("involvedObject.name={name},reason={reason}");
         let get =
             ["get", "events", "-n", &pod.namespace, "--field-selector", &about, "-o", "jsonpath={.items[*].message}"];
-        until_said(cluster, &get, words).await;
+        cluster.until_said(&get, words).await;
     }
 }
 
@@ -231,13 +216,13 @@ async fn labels_that_no_tenant_can_set_select_namespaces_and_others_are_refused(
     let selector = json!({ "matchLabels": { "vaultproject.io/team": "labelled" } });
     let by_label = |selector: &Value| json!({ "subjects": [{ "namespaceSelector": selector, "serviceAccounts": ["default"] }], "policies": ["shop-*"] });
     bind(cluster, "labelled", by_label(&selector)).await;
-    until_said(cluster, &["get", "vpb", "labelled", "-o", "wide"], "NoNamespaceMatches").await;
+    cluster.until_said(&["get", "vpb", "labelled", "-o", "wide"], "NoNamespaceMatches").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init(&pod).await;
     cluster.until_phase(&pod, Phase::Denied).await;
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=labelled"]).await;
     cluster.ended_well(&pod, &init).await;
-    until_said(cluster, &["get", "vpb", "labelled", "-o", "wide"], "Accepted").await;
+    cluster.until_said(&["get", "vpb", "labelled", "-o", "wide"], "Accepted").await;
     let columns = async |arguments: &[&str]| {
         let text = cluster.kubectl(&[&["get", "vpb", "labelled"], arguments].concat()).await;
         text.lines().next().unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
@@ -297,8 +282,8 @@ async fn a_binding_says_of_itself_what_keeps_it_from_granting() {
         spec[field] = json!(value);
         let name = format!("says-{}", field.to_lowercase());
         bind(cluster, &name, spec).await;
-        until_said(cluster, &["get", "vpb", &name, "-o", "wide"], reason).await;
-        until_said(cluster, &["describe", "vpb", &name], words).await;
+        cluster.until_said(&["get", "vpb", &name, "-o", "wide"], reason).await;
+        cluster.until_said(&["describe", "vpb", &name], words).await;
     }
 }
 
@@ -313,7 +298,7 @@ async fn a_binding_names_the_subjects_that_match_no_namespace() {
     ]);
     let said =
         ["get", "vpb", "matched", "-o", "jsonpath={.status.conditions[0].reason}: {.status.conditions[0].message}"];
-    let until = async |words: &str| until_said(cluster, &said, words).await;
+    let until = async |words: &str| cluster.until_said(&said, words).await;
     bind(cluster, "matched", json!({ "subjects": misspelt, "policies": ["shop-*"] })).await;
     until(
         "NoNamespaceMatches: none of its subjects matches a namespace; what matches nothing: subjects[0]: there is no namespace \
@@ -333,7 +318,7 @@ async fn a_binding_names_the_subjects_that_match_no_namespace() {
     until("of 2 namespaces; what matches nothing: subjects[2]: no namespace").await;
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/team=matched"]).await;
     let all = "Accepted: it is for service accounts of 2 namespaces";
-    until_says(cluster, &said, all, |text| text == all).await;
+    cluster.until_says(&said, all, |text| text == all).await;
 }
 
 #[tokio::test]
@@ -375,14 +360,14 @@ async fn a_service_account_that_a_binding_names_and_nobody_has_is_told() {
     bind(cluster, "accounts", json!({ "subjects": subjects, "policies": ["shop-*"] })).await;
     let some = "Accepted: it is for service accounts of 2 namespaces; what matches nothing: subjects[0]: there is no service \
                 account wbe and no dbb";
-    until_says(cluster, &said, some, |text| text == some).await;
+    cluster.until_says(&said, some, |text| text == some).await;
     for account in ["wbe", "dbb"] {
         cluster.kubectl(&["create", "serviceaccount", account, "--namespace", &namespace]).await;
     }
     // Whatever changes of what is granted brings another look.
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
     let all = "Accepted: it is for service accounts of 2 namespaces";
-    until_says(cluster, &said, all, |text| text == all).await;
+    cluster.until_says(&said, all, |text| text == all).await;
 }
 
 #[tokio::test]
@@ -390,11 +375,11 @@ async fn a_binding_can_have_a_token_role_of_its_own() {
     let (cluster, _guard) = alone().await;
     let namespace = ungranted(cluster, "own-role").await;
     bind_own_role(cluster, "own-role", &namespace).await;
-    until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleUnreadable").await;
+    cluster.until_said(&["get", "vpb", "own-role", "-o", "wide"], "TokenRoleUnreadable").await;
     permit_own_role(cluster).await;
     // Whatever changes of what is granted brings another look.
     cluster.kubectl(&["label", "namespace", &namespace, "vaultproject.io/looked-at=again"]).await;
-    until_said(cluster, &["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
+    cluster.until_said(&["get", "vpb", "own-role", "-o", "wide"], "TokenRoleMissing").await;
     // A pod that asks meanwhile waits for the role, and is not denied for want of it.
     let early = cluster.pod(&PodSpec::new(&namespace, "early", "shop-read", "1h")).await;
     let init = cluster.init(&early).await;
@@ -446,6 +431,40 @@ async fn a_token_that_vault_made_otherwise_than_asked_is_revoked_and_never_hande
         assert_eq!(why, "TokenUnfit", "{message}");
         assert!(message.contains(words) && message.contains("config/vault/"), "{message}");
         assert!(!crate::support::ended(&init).await.success());
+        assert_eq!(cluster.live_tokens(&pod).await, 0, "{name}");
+    }
+}
+
+/// What no Vault does by itself: something before it asks it for another token, or says of the token what is not so.
+#[tokio::test]
+async fn a_token_of_another_period_or_type_than_asked_is_revoked_and_never_handed_over() {
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start(cluster).await;
+    let namespace = cluster.namespace("misquoted").await;
+    for (name, path, fault, words) in [
+        (
+            "period",
+            "auth/token/create/",
+            Fault::Rewritten(r#""period":"1h""#, r#""period":"30m""#),
+            "its period is 1800 s, not 3600 s",
+        ),
+        (
+            "type",
+            "auth/token/lookup-accessor",
+            Fault::Misquoted(r#""type":"service""#, r#""type":"batch""#),
+            "its type is batch, not service",
+        ),
+    ] {
+        proxied.vault.follow(move |call| if call.path.contains(path) { fault } else { Fault::None });
+        let pod = cluster.pod(&PodSpec::new(&namespace, name, "shop-read", "1h")).await;
+        let init = cluster.init(&pod).await;
+        let failed = cluster.until_phase(&pod, Phase::Failed).await;
+        let (_, why, message) = condition(&failed, "Issued");
+        assert_eq!(why, "TokenUnfit", "{message}");
+        assert!(message.contains(words), "{message}");
+        assert!(!crate::support::ended(&init).await.success());
+        assert!(!pod.volume.join("token").exists());
         assert_eq!(cluster.live_tokens(&pod).await, 0, "{name}");
     }
 }

@@ -37,15 +37,8 @@ async fn i3_deleting_the_pod_kills_its_token_within_a_second() {
     revoked(cluster, &delivered, "PodDeleted").await;
     // Its Events tell the story to its end.
     let object = format!("vtr/{}", name(&delivered.request));
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let told = cluster.kubectl(&["events", "-n", &namespace, "--for", &object]).await;
-        if ["TokenIssued", "TokenDelivered", "PodDeleted"].iter().all(|reason| told.contains(reason)) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{told}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let told = |text: &str| ["TokenIssued", "TokenDelivered", "PodDeleted"].iter().all(|reason| text.contains(reason));
+    cluster.until_says(&["events", "-n", &namespace, "--for", &object], "the story", told).await;
 }
 
 #[tokio::test]

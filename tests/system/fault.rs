@@ -333,6 +333,53 @@ pub async fn minting(cluster: &Cluster, traps: &Traps, namespace: &str) -> (PodH
     (pod, init, request)
 }
 
+/// Each call is held up, and what is recorded by then is looked at.
+#[tokio::test]
+async fn rules_1_3_and_6_what_is_to_happen_is_recorded_before_it_does() {
+    const HELD: Fault = Fault::Delay(Duration::from_secs(3));
+    let (cluster, _guard) = alone().await;
+    let proxied = Proxied::new(cluster).await;
+    let traps = Traps::default();
+    proxied.vault.follow(traps.script());
+    proxied.start_with(cluster, &[("VTO_WRAPPING_TTL", "10s")]).await;
+    let namespace = cluster.namespace("recorded-before").await;
+    let held = async |pod: &PodHandle| {
+        let deadline = Instant::now() + LIMIT;
+        while !traps.is_sprung() {
+            assert!(Instant::now() < deadline, "the call does not come\n{}", cluster.operator_said());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let status = cluster.request(pod, 0).await.and_then(|request| request.status).expect("a status");
+        let accessor = status.token_accessor.clone();
+        let lives = match &accessor {
+            Some(accessor) => cluster.lives(accessor).await,
+            None => false,
+        };
+        (status.phase.expect("a phase"), status.attempts, accessor.is_some(), lives)
+    };
+
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let (push, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+    push.follow(traps.script());
+    traps.set(Method::POST, MINT, 0, HELD);
+    let init = cluster.init_with(&pod, &[("VTO_LISTEN", &listen)]).await;
+    assert_eq!(held(&pod).await, (Phase::Minting, 1, false, false), "rule 1: the attempt, before the mint");
+    assert_eq!(cluster.live_tokens(&pod).await, 0);
+    traps.set(Method::POST, PUSH, 0, HELD);
+    assert_eq!(held(&pod).await, (Phase::Issued, 1, true, true), "rule 3: the record, before the push");
+    assert!(!pod.volume.join("token").exists());
+    cluster.ended_well(&pod, &init).await;
+
+    let silent = cluster.pod(&PodSpec::new(&namespace, "silent", "shop-read", "1h")).await;
+    traps.set(Method::POST, REVOKE, 0, HELD);
+    cluster.kubelet.report_initializing(cluster.plane(), &silent).await.expect("a status");
+    cluster.ask(&silent, |_| ()).await;
+    assert_eq!(held(&silent).await, (Phase::Revoking, 1, true, true), "rule 6: Revoking, before the revocation");
+    cluster.kubelet.remove(cluster.plane(), &silent).await.expect("removed");
+    cluster.until(&silent, "end", VaultTokenRequest::is_over).await;
+    assert_eq!(cluster.live_tokens(&silent).await, 0);
+}
+
 #[tokio::test]
 async fn rule_3_a_record_is_refused_if_the_request_was_changed_since_the_intent_and_its_token_revoked() {
     let (cluster, _guard) = alone().await;

@@ -138,18 +138,11 @@ async fn the_authority_does_not_change(cluster: &Cluster, namespace: &str) {
     cluster.pods(namespace).create(&PostParams::default(), &pod).await.expect("a pod");
     let other = json!({ "metadata": { "annotations": { "vaultproject.io/vault-ca": "another" } } }).to_string();
     let none = json!({ "metadata": { "annotations": { "vaultproject.io/vault-ca": null } } }).to_string();
-    let deadline = Instant::now() + LIMIT;
     for change in [&other, &none] {
         for part in [&[][..], &["--subresource=status"]] {
             let patch = ["patch", "pod", "kept", "-n", namespace, "--type=merge", "--dry-run=server", "-p", change];
-            loop {
-                let said = cluster.kubectl(&[&patch[..], part].concat()).await;
-                if said.contains("does not change as long as the pod lives") {
-                    break;
-                }
-                assert!(Instant::now() < deadline, "{said}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            let patch = [&patch[..], part].concat();
+            cluster.until_said(&patch, "does not change as long as the pod lives").await;
         }
     }
     let label = cluster.kubectl(&["label", "pod", "kept", "-n", namespace, "a=b"]).await;

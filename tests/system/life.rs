@@ -1,15 +1,16 @@
 //! A delivered token's life: renewed while its pod lives, and only by the operator; replaced by a newer one; forgotten.
 
-use crate::support::{Cluster, LIMIT, alone, condition, reason, request_for, shared, token_of};
+use crate::rights::{policy, without};
+use crate::support::{Cluster, Delivered, LIMIT, alone, condition, reason, request_for, shared, token_of};
 use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testbed::kubelet::PodSpec;
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 
 #[tokio::test]
 async fn rule_8_a_token_outlives_its_ttl_while_its_pod_lives() {
@@ -183,6 +184,104 @@ async fn finished_requests_are_deleted_after_their_retention() {
     assert!(jiff::Timestamp::now().duration_since(finished) >= jiff::SignedDuration::from_secs(2), "too soon");
     cluster.until_audited("token_accessor", gone.accessor(), "Deleted").await;
     assert_eq!(cluster.request(&alive.pod, 0).await.expect("a request").phase(), Phase::Delivered);
+}
+
+/// Requests that say little are kept for a quarter of an hour, `SHORT_RETENTION` of `domain/plan.rs`: a pod has ten names for them at most.
+#[tokio::test]
+async fn requests_without_a_token_and_superseded_ones_are_deleted_sooner_than_others() {
+    const SHORT: SignedDuration = SignedDuration::from_mins(15);
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("short-retention").await;
+    let spec = |name: &str, policies: &str| PodSpec::new(&namespace, name, policies, "1h");
+    let revoked = cluster.deliver(&spec("revoked", "shop-read")).await.pod;
+    cluster.kubelet.remove(cluster.plane(), &revoked).await.expect("removed");
+    let denied = cluster.pod(&spec("denied", "root")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &denied).await.expect("a status");
+    cluster.ask(&denied, |_| ()).await;
+    let superseded = cluster.pod(&spec("superseded", "shop-read")).await;
+    for _run in 0..2 {
+        let init = cluster.init(&superseded).await;
+        cluster.ended_well(&superseded, &init).await;
+        std::fs::remove_file(superseded.volume.join("token")).expect("removed");
+    }
+    let role = "auth/token/roles/vault-token-operator-main";
+    cluster.vault().must(Method::POST, role, Some(&json!({ "orphan": false }))).await.expect("written");
+    let failed = cluster.pod(&spec("failed", "shop-read")).await;
+    cluster.kubelet.report_initializing(cluster.plane(), &failed).await.expect("a status");
+    cluster.ask(&failed, |_| ()).await;
+    let ended =
+        [(&revoked, "PodDeleted"), (&denied, "PoliciesInvalid"), (&superseded, "Superseded"), (&failed, "TokenUnfit")];
+    for (pod, why) in ended {
+        let over = |request: &VaultTokenRequest| request.is_over() && request.metadata.finalizers.is_none();
+        let request = cluster.until(pod, "end", over).await;
+        assert_eq!(reason(&request), why);
+    }
+
+    // As if it had been so for almost as long.
+    let finished = Timestamp::now() - (SHORT - SignedDuration::from_secs(5));
+    let finished = Timestamp::from_second(finished.as_second()).expect("a time");
+    let due = finished + SHORT;
+    let requests = cluster.requests(&namespace);
+    for (pod, _) in ended {
+        let patch = Patch::Merge(json!({ "status": { "finishedAt": finished.to_string() } }));
+        requests
+            .patch_status(&request_name(&pod.name, &pod.uid, 0), &PatchParams::default(), &patch)
+            .await
+            .expect("a status");
+    }
+    let deadline = Instant::now() + LIMIT;
+    for pod in [&denied, &superseded, &failed] {
+        while cluster.request(pod, 0).await.is_some() {
+            assert!(Instant::now() < deadline, "{} is still there", pod.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(Timestamp::now() >= due, "{}: too soon", pod.name);
+    }
+    assert_eq!(cluster.request(&revoked, 0).await.expect("it is kept").phase(), Phase::Revoked);
+    assert_eq!(cluster.request(&superseded, 1).await.expect("it is kept").phase(), Phase::Delivered);
+}
+
+/// As of the right to revoke, which somebody has taken away.
+#[tokio::test]
+async fn a_revocation_that_fails_is_tried_again_ever_later_and_many_are_not_tried_together() {
+    const PODS: usize = 6;
+    const TRIES: usize = 7;
+    // `RETRY` of `operator/controller.rs`: the first wait, which doubles each time; each is spread over its upper half.
+    const FIRST: f64 = 0.2;
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("tried-again").await;
+    let mut delivered = Vec::new();
+    for number in 0..PODS {
+        delivered.push(cluster.deliver(&PodSpec::new(&namespace, &format!("web-{number}"), "shop-read", "1h")).await);
+    }
+    let body = json!({ "policy": without(&policy(), "auth/token/revoke-accessor") });
+    let path = "sys/policies/acl/vault-token-operator";
+    cluster.vault().must(Method::PUT, path, Some(&body)).await.expect("a policy");
+    for Delivered { pod, .. } in &delivered {
+        cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
+    }
+    let mut shares = Vec::new();
+    for Delivered { pod, .. } in &delivered {
+        let deadline = Instant::now() + 2 * LIMIT;
+        let times = loop {
+            let times = cluster.decided(pod, "RevokeFinally");
+            if times.len() >= TRIES {
+                break times;
+            }
+            assert!(Instant::now() < deadline, "{}: {} tries", pod.name, times.len());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        let waits: Vec<_> = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64()).collect();
+        // Whatever their spread, the next but one is longer.
+        assert!(waits.windows(3).all(|three| three[2] > three[0]), "{waits:?}");
+        let spans = (0..).map(|doublings| FIRST * f64::from(1 << doublings));
+        shares.extend(waits.iter().zip(spans).skip(2).map(|(wait, span)| wait / span));
+    }
+    shares.sort_by(f64::total_cmp);
+    let [least, .., most] = shares[..] else { panic!("{shares:?}") };
+    assert!(least >= 0.5 && most - least > 0.1, "{shares:?}");
+    cluster.system.tell_vault_again().await.expect("told");
+    cluster.until_live(&namespace, 0).await;
 }
 
 #[tokio::test]

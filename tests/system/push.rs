@@ -1,8 +1,9 @@
 //! I6: what the init container accepts, and that a wrong push does not end its wait.
 
 use crate::stranger::{post, push, wrapped};
-use crate::support::{Cluster, LIMIT, alone, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, name, shared, token_of};
 use crate::sweep::ROLE_PATH;
+use kube::api::{Patch, PatchParams};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -63,20 +64,23 @@ async fn wrong_pushes_are_refused_and_the_wait_goes_on() {
     assert_eq!(get.send().await.expect("an answer").status(), StatusCode::METHOD_NOT_ALLOWED);
 
     served_after_all(cluster, &pod, &init).await;
-    // What is no push at all is not counted among them: nonsense, one that is no JSON, another request's, two that do not open.
-    cluster.until_described("pod", "web", "wrong-push", "refused 5 pushes that were not the operator's").await;
+    // What is no push at all is not counted among them: nonsense, one that is no JSON, another request's, two that do not open, and
+    // one that came before its record.
+    cluster.until_described("pod", "web", "wrong-push", "refused 6 pushes that were not the operator's").await;
 }
 
 /// Ends the operator, and lets the pod's request record this accessor as that of its first attempt.
 async fn record(cluster: &Cluster, pod: &PodHandle, accessor: &Value) -> VaultTokenRequest {
     cluster.system.kill_operator();
     let request = cluster.request(pod, 0).await.expect("a request");
-    let status = json!({ "status": { "phase": "Issued", "attempts": 1, "tokenAccessor": accessor } });
-    let name = crate::support::name(&request);
-    let params = kube::api::PatchParams::default();
-    let patch = kube::api::Patch::Merge(&status);
-    cluster.requests(&pod.namespace).patch_status(&name, &params, &patch).await.expect("a status");
+    patch_status(cluster, &request, &json!({ "phase": "Issued", "attempts": 1, "tokenAccessor": accessor })).await;
     request
+}
+
+async fn patch_status(cluster: &Cluster, request: &VaultTokenRequest, status: &Value) {
+    let namespace = request.metadata.namespace.as_deref().unwrap_or_default();
+    let (params, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
+    cluster.requests(namespace).patch_status(&name(request), &params, &patch).await.expect("a status");
 }
 
 #[tokio::test]
@@ -107,10 +111,20 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &used)).await;
     assert!(text.contains("\"Intercepted\""), "{text}");
 
+    // Once the attempt is given up: one that was here before is a replay, and one that was not may be the operator's that comes late.
+    patch_status(cluster, &request, &json!({ "phase": "Revoking" })).await;
+    let late = wrapped(cluster, ROLE_PATH, "shop-read", "nobody").await;
+    for old in [&forged, &late] {
+        let (_, text) = post(&pod, PUSH_PATH, &push(&request, old)).await;
+        assert!(text.contains("does not record attempt 1 as issued"), "{text}");
+    }
+
     let names: Vec<_> = std::fs::read_dir(&pod.volume).expect("a folder").collect();
     assert!(names.is_empty(), "a token was accepted that the request does not record: {names:?}");
     cluster.system.start_operator(&[]).await.expect("the operator starts");
     served_after_all(cluster, &pod, &init).await;
+    // The one from elsewhere, that with another accessor, and its replay.
+    cluster.until_described("pod", "web", "forged-push", "refused 3 pushes that were not the operator's").await;
 }
 
 #[tokio::test]
@@ -141,12 +155,16 @@ async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() 
 #[tokio::test]
 async fn i6_a_token_that_was_made_for_another_pod_is_refused_though_the_request_records_it() {
     let (cluster, _guard) = alone().await;
-    let (pod, _init) = waiting(cluster, "another-pods").await;
+    let (pod, init) = waiting(cluster, "another-pods").await;
     let wrap = wrapped(cluster, ROLE_PATH, "shop-read", "another").await;
     let request = record(cluster, &pod, &wrap["wrapped_accessor"]).await;
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
     assert!(text.contains("the token was made for another pod"), "{text}");
     assert!(!pod.volume.join("token").exists());
+    // The operator gives the attempt up, and hears of it with the next one.
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    served_after_all(cluster, &pod, &init).await;
+    cluster.until_described("pod", "web", "another-pods", "refused 1 pushes that were not the operator's").await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What the tests share: the running system, and words for what they do with it.
 
 use futures::future::select_all;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -220,6 +220,15 @@ impl Cluster {
         }
     }
 
+    /// When the present operator decided on this step for the pod's first request.
+    pub fn decided(&self, pod: &PodHandle, step: &str) -> Vec<Timestamp> {
+        let name = request_name(&pod.name, &pod.uid, 0);
+        let log = self.system.operator_logs().pop().expect("a log");
+        let lines = lines_of(&log).into_iter().filter(|line| line["message"] == "decided" && line["request"] == *name);
+        let taken = lines.filter(|line| line["step"].as_str().is_some_and(|said| said.starts_with(step)));
+        taken.map(|line| line["timestamp"].as_str().expect("a time").parse().expect("a time")).collect()
+    }
+
     /// Such lines of the logs of all operators so far.
     fn log_lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         self.system.operator_logs().iter().flat_map(|log| lines_of(log)).filter(wanted).collect()
@@ -268,13 +277,24 @@ impl Cluster {
 
     /// Waits until `kubectl describe` says these words of an object.
     pub async fn until_described(&self, kind: &str, name: &str, namespace: &str, words: &str) {
+        self.until_said(&["describe", kind, name, "-n", namespace], words).await;
+    }
+
+    /// Waits until kubectl says these words.
+    pub async fn until_said(&self, arguments: &[&str], words: &str) {
+        self.until_says(arguments, words, |text| text.contains(words)).await;
+    }
+
+    /// Waits until something holds of what kubectl says.
+    pub async fn until_says(&self, arguments: &[&str], what: &str, holds: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let text = self.kubectl(&["describe", kind, name, "-n", namespace]).await;
-            if text.contains(words) {
+            let text = self.kubectl(arguments).await;
+            if holds(&text) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{kind} {name}: no {words}: {text}");
+            assert!(Instant::now() < deadline, "kubectl {arguments:?} does not say {what:?}: {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

@@ -192,10 +192,11 @@ async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_
     }
 }
 
-/// The operator's watch goes on, is taken up again and again, and brings nothing: no call breaks, and a new start alone would mend it.
+/// The operator's watches go on, are taken up again and again, and bring nothing: no call breaks, and a new start alone would mend it.
 #[tokio::test]
-async fn a_watch_that_brings_nothing_of_what_has_changed_is_a_fault() {
+async fn watches_that_bring_nothing_of_what_has_changed_are_a_fault() {
     const FAULT: Duration = Duration::from_secs(300);
+    const WATCHES: [&str; 2] = ["vaultpolicybindings", "vaulttokenrequests"];
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("muted").await;
     let proxied = Proxied::new(cluster).await;
@@ -203,29 +204,51 @@ async fn a_watch_that_brings_nothing_of_what_has_changed_is_a_fault() {
     cluster.until_healthy("this replica leads").await;
     // It is renewed soon, and that is written down.
     cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "20s")).await;
-    let watches = Arc::new(AtomicUsize::new(0));
-    let begun = Arc::clone(&watches);
-    proxied.api.follow(move |call| match is(call, "/vaulttokenrequests?") {
-        true => {
-            begun.fetch_add(1, Ordering::AcqRel);
-            Fault::Watch(WatchFault::Muted)
-        }
-        false => Fault::None,
-    });
-    let until = async |expected: StatusCode| {
+    // It says for how many namespaces it is, once there is one.
+    let subject = json!({ "namespaces": ["muted-meanwhile"], "serviceAccounts": ["*"] });
+    let spec = json!({ "subjects": [subject], "policies": ["shop-read"] });
+    cluster.system.bind_policies("muted-meanwhile", &spec).await.expect("a binding");
+    cluster.until_said(&["get", "vpb", "muted-meanwhile", "-o", "wide"], "NoNamespaceMatches").await;
+    let begun: Arc<[AtomicUsize; 2]> = Arc::default();
+    let mute = |muted: Vec<&'static str>| {
+        let begun = Arc::clone(&begun);
+        proxied.api.follow(move |call| {
+            match WATCHES.iter().position(|kind| muted.contains(kind) && is(call, &format!("/{kind}?"))) {
+                Some(number) => {
+                    begun[number].fetch_add(1, Ordering::AcqRel);
+                    Fault::Watch(WatchFault::Muted)
+                }
+                None => Fault::None,
+            }
+        });
+    };
+    let until = async |what: &str, holds: &dyn Fn(StatusCode, &str) -> bool| {
         let deadline = Instant::now() + FAULT;
         loop {
             let (status, text) = cluster.system.probe_operator("healthz").await.expect("an answer").expect("it runs");
-            if status == expected {
+            if holds(status, &text) {
                 return text;
             }
-            assert!(Instant::now() < deadline, "it is not {expected}: {status}: {text}");
+            assert!(Instant::now() < deadline, "no {what}: {status}: {text}");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let text = until(StatusCode::SERVICE_UNAVAILABLE).await;
-    assert!(text.starts_with("the watch of vaulttokenrequests does not bring what has changed for"), "{text}");
-    assert!(watches.load(Ordering::Acquire) > 3, "it was taken up again");
-    proxied.api.follow(|_| Fault::None);
-    assert_eq!(until(StatusCode::OK).await, "ok\n", "it brings it");
+    let watched = |number: usize| begun[number].load(Ordering::Acquire);
+    let mut muted = WATCHES.to_vec();
+    mute(muted.clone());
+    // The last watch that brings something comes to its end.
+    until("muted watch of bindings", &|_, _| watched(0) > 0).await;
+    cluster.kubectl(&["create", "namespace", "muted-meanwhile"]).await;
+    let fault = |kind: &str| format!("the watch of {kind} does not bring what has changed for");
+    while !muted.is_empty() {
+        let named = |text: &str| muted.iter().position(|kind| text.starts_with(&fault(kind)));
+        let is_told = |status, text: &str| status == StatusCode::SERVICE_UNAVAILABLE && named(text).is_some();
+        let told = until("fault", &is_told).await;
+        let kind = muted.remove(named(&told).expect("one of them"));
+        let number = WATCHES.iter().position(|watch| *watch == kind).expect("one of them");
+        assert!(watched(number) > 3, "{kind}: it was taken up again");
+        mute(muted.clone());
+    }
+    let text = until("health", &|status, _| status == StatusCode::OK).await;
+    assert_eq!(text, "ok\n", "they bring it");
 }

@@ -31,6 +31,8 @@ pub struct Present {
     pub silence: Duration,
     /// How long the longest look under way has taken.
     pub look: Duration,
+    /// For how long the sweep has not gone on that was to.
+    pub sweep: Duration,
 }
 
 /// Its metrics.
@@ -50,6 +52,7 @@ pub(super) struct Gauges {
     queue: Gauge,
     silence: Gauge,
     look: Gauge,
+    sweep: Gauge,
     rights: Family<Kind, Gauge>,
 }
 
@@ -118,6 +121,11 @@ impl Gauges {
                 "longest_look_seconds",
                 "How long the longest look at a request that is under way has taken",
             ),
+            sweep: registered(
+                registry,
+                "sweep_overdue_seconds",
+                "For how long the sweep has not gone on that was to begin or to come to the next token",
+            ),
             rights: registered(
                 registry,
                 "vault_rights",
@@ -127,7 +135,8 @@ impl Gauges {
     }
 
     pub(super) fn set(&self, present: &Present) {
-        let &Present { leads, admission, waived, vault, living, ungranted, held, queue, silence, look } = present;
+        let &Present { leads, admission, waived, vault, living, ungranted, held, queue, silence, look, sweep } =
+            present;
         for (gauge, is_so) in
             [(&self.leader, leads), (&self.admission, admission), (&self.waived, waived), (&self.vault, vault)]
         {
@@ -144,7 +153,12 @@ impl Gauges {
         ] {
             gauge.set(whole(number));
         }
-        for (gauge, time) in [(&self.silence, silence), (&self.look, look), (&self.longest_outliving, living.longest)] {
+        for (gauge, time) in [
+            (&self.silence, silence),
+            (&self.look, look),
+            (&self.sweep, sweep),
+            (&self.longest_outliving, living.longest),
+        ] {
             gauge.set(time.as_secs().try_into().unwrap_or(i64::MAX));
         }
     }

@@ -274,11 +274,9 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
     readme::run(cluster, &commands, &own, &[]).await;
     start(6).await;
     cluster.roll_out().await;
-    let pods =
-        cluster.get(&[&operator[..], &["pods", "-l", "app.kubernetes.io/name=vault-token-operator"]].concat()).await;
-    let pods =
-        pods["items"].as_array().expect("a list").iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-    let images: Vec<_> = pods.map(|pod| pod["spec"]["containers"][0]["image"].clone()).collect();
+    let pods = cluster.operators().await;
+    let stay = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let images: Vec<_> = stay.map(|pod| pod["spec"]["containers"][0]["image"].clone()).collect();
     assert_eq!(images, [NEXT_OPERATOR_IMAGE; 2]);
     let leader = cluster.leader().await;
     start(12).await;
@@ -306,16 +304,14 @@ pub async fn an_operator_that_is_upgraded_or_deleted_loses_no_request(cluster: &
 
 /// Evicts all of the operator's pods, as whoever drains their node does: one after the other, since the PodDisruptionBudget wants it so.
 async fn drain(cluster: &Cluster) {
-    let names = ["-n", "vault-token-operator", "pods", "-l", "app.kubernetes.io/name=vault-token-operator"];
-    let pods = cluster.get(&names).await;
-    let pods = pods["items"].as_array().expect("a list").iter();
-    let pods: Vec<_> = pods.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned()).collect();
+    let pods = cluster.operators().await;
+    let pods: Vec<_> = pods.iter().map(|pod| pod["metadata"]["name"].as_str().expect("a name")).collect();
     assert_eq!(pods.len(), 2);
-    assert_eq!(evict(cluster, "vault-token-operator", &pods[0]).await, Ok(()));
-    let refused = evict(cluster, "vault-token-operator", &pods[1]).await.expect_err("both at once");
+    assert_eq!(evict(cluster, "vault-token-operator", pods[0]).await, Ok(()));
+    let refused = evict(cluster, "vault-token-operator", pods[1]).await.expect_err("both at once");
     assert!(refused.contains("disruption budget"), "{refused}");
     cluster
-        .until("the other one is evicted, too", async || evict(cluster, "vault-token-operator", &pods[1]).await)
+        .until("the other one is evicted, too", async || evict(cluster, "vault-token-operator", pods[1]).await)
         .await;
 }
 

@@ -56,14 +56,14 @@ pub async fn all(cluster: &Cluster) -> (Vec<Case>, Scrape) {
     cases.push(waived(cluster).await);
     cases.extend([sweep_fails(cluster).await, no_leader(cluster, well.clone()).await]);
     cases.push(stopped.told(&well).await);
-    // Nothing holds a look up for so long: the number alone is not the operator's.
-    let after = well.told("longest_look_seconds", 301.0);
-    cases.push(Case {
-        name: "a look has stopped",
-        before: well.clone(),
-        after,
-        fires: vec!["VaultTokenOperatorSilent"],
-    });
+    // Nothing holds a look or a sweep up for so long: the numbers alone are not the operator's.
+    for (name, series, seconds) in [
+        ("a look has stopped", "longest_look_seconds", 301.0),
+        ("the sweep has stopped", "sweep_overdue_seconds", 1801.0),
+    ] {
+        let (before, after) = (well.clone(), well.told(series, seconds));
+        cases.push(Case { name, before, after, fires: vec!["VaultTokenOperatorSilent"] });
+    }
     cluster.system.kill_operator();
     let fires = vec!["VaultTokenOperatorAway"];
     cases.push(Case { name: "no operator", before: well, after: Scrape::of(cluster).await, fires });
@@ -413,8 +413,13 @@ async fn sweep_fails(cluster: &Cluster) -> Case {
     cluster.system.kill_operator();
     cluster.vault().pause();
     let before = start(cluster, &[]).await;
-    let series = "sweeps_total{result=\"failed\"}";
-    let after = until(cluster, "the sweep failed", |scrape| scrape.value(series) == 1.0).await;
+    until(cluster, "the sweep waits for Vault", |scrape| scrape.value("sweep_overdue_seconds") >= 1.0).await;
+    let over = |scrape: &Scrape| {
+        [("sweeps_total{result=\"failed\"}", 1.0), ("sweep_overdue_seconds", 0.0)]
+            .iter()
+            .all(|(series, value)| scrape.value(series) == *value)
+    };
+    let after = until(cluster, "the sweep failed", over).await;
     cluster.vault().resume();
     let fires = vec!["VaultTokenOperatorVaultUnavailable", "VaultTokenSweepFailing"];
     Case { name: "a sweep that cannot ask", before, after, fires }

@@ -40,6 +40,8 @@ pub enum Fault {
     Stale,
     /// It passes with the second text in its body wherever the first one was.
     Rewritten(&'static str, &'static str),
+    /// It passes, and its answer has the second text wherever the first one was.
+    Misquoted(&'static str, &'static str),
     /// It passes, and somebody reads along: [`overheard`](super::Proxy::overheard) has the answer then.
     Overheard,
     /// It passes, and the events that it brings do not come as they are.

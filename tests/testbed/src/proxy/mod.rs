@@ -210,7 +210,7 @@ impl Link {
             _ => {}
         }
         let body = match fault {
-            Fault::Rewritten(text, instead) => String::from_utf8_lossy(&body).replace(text, instead).into(),
+            Fault::Rewritten(text, instead) => replaced(&body, text, instead),
             _ => body,
         };
         let response = self.pass_on(&call, head.headers, body).await?;
@@ -227,6 +227,10 @@ impl Link {
                 let whole = Bytes::from(pieces.concat());
                 *self.overheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(whole.clone());
                 futures::stream::iter([Ok(whole)]).boxed()
+            }
+            Fault::Misquoted(text, instead) => {
+                let pieces: Vec<Bytes> = bytes.try_collect().await?;
+                futures::stream::iter([Ok(replaced(&pieces.concat(), text, instead))]).boxed()
             }
             Fault::Slow(pause) => stream::slowly(bytes, pause),
             Fault::Endless(size, pause) => {
@@ -285,6 +289,10 @@ impl Link {
         let request = self.client.request(call.method.clone(), url).headers(passed(&headers)).body(body);
         request.send().await.map_err(io::Error::other)
     }
+}
+
+fn replaced(body: &[u8], text: &str, instead: &str) -> Bytes {
+    String::from_utf8_lossy(body).replace(text, instead).into()
 }
 
 /// An answer whose whole body is there.
