@@ -44,7 +44,8 @@ pub fn expected(request: &VaultTokenRequest, attempt: u32) -> Option<&str> {
     recorded(request).filter(|_| issued)
 }
 
-/// Whether a push of this attempt came before the request records its token: the operator sends none so early (rule 3).
+/// Whether a push of this attempt came before the request records its token: the operator sends none so early (rule 3), unless
+/// etcd was restored meanwhile.
 pub fn precedes_record(request: &VaultTokenRequest, attempt: u32) -> bool {
     let attempts = request.status.as_ref().map_or(0, |status| status.attempts);
     attempts < attempt || attempts == attempt && request.phase() == Phase::Minting

@@ -49,6 +49,16 @@ impl State {
     fn has_tried(&self, parcel: &Parcel) -> bool {
         self.tried.iter().any(|tried| tried.expose_secret() == parcel.wrapping_token.expose_secret())
     }
+
+    /// Why a push is taken for somebody else's that is not of an attempt which the request records as issued. One that comes for the
+    /// first time after its attempt may be the operator's.
+    fn untimely(&self, request: &VaultTokenRequest, opened: &Opened) -> Option<&'static str> {
+        match expected(request, opened.attempt) {
+            Some(_) => None,
+            None if precedes_record(request, opened.attempt) => Some("it came before the request records its token"),
+            None => self.has_tried(&opened.parcel).then_some("it came once more after its attempt was over"),
+        }
+    }
 }
 
 impl Receiver {
@@ -77,6 +87,9 @@ impl Receiver {
         };
         let mut state = self.state.lock().await;
         let request = self.current().await;
+        if let Some(why) = request.as_ref().ok().and_then(|request| state.untimely(request, &opened)) {
+            self.count_refused(why);
+        }
         let answer = self.take(request, &opened, &mut state).await;
         match serde_json::to_vec(&answer) {
             Ok(body) => Response::new(Full::new(Bytes::from(body))),
@@ -129,12 +142,6 @@ impl Receiver {
         state: &mut State,
     ) -> Result<(), (Outcome, String)> {
         let Some(accessor) = expected(request, attempt) else {
-            // Otherwise it may be the operator's own that comes late.
-            if precedes_record(request, attempt) {
-                self.count_refused("it came before the request records its token");
-            } else if state.has_tried(parcel) {
-                self.count_refused("it came once more after its attempt was over");
-            }
             return Err((Outcome::Unused, format!("the request does not record attempt {attempt} as issued")));
         };
         let expected = Held { attempt, accessor: accessor.to_owned(), whole: true };

@@ -111,8 +111,9 @@ impl Requests {
     /// Whatever leaves it open whether it was written.
     pub async fn answer(&self, request: &VaultTokenRequest, answer: &Answer) -> Result<Option<String>, Error> {
         let name = request.metadata.name.as_deref().unwrap_or_default();
-        // The UID keeps it off another request of the same name.
-        let patch = json!({ "metadata": { "uid": request.metadata.uid }, "status": { "answer": answer } });
+        // Keeps it off another request of the same name. Of a UID in a patch of the status, the API server takes no notice.
+        let version = &request.metadata.resource_version;
+        let patch = json!({ "metadata": { "resourceVersion": version }, "status": { "answer": answer } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         match bounded(self.api.patch_status(name, &params, &Patch::Merge(patch))).await {
             Ok(_) => Ok(None),

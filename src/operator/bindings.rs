@@ -146,9 +146,9 @@ impl Statuses {
             // Before the call: its news may come before its answer.
             let uid = binding.uid().unwrap_or_default();
             let owed = self.vitals.owe(BINDINGS, &uid);
-            let written = self.patch(name, status).await;
+            let written = self.patch(name, &status).await;
             // What the watch has shown meanwhile, it does not bring again.
-            let comes = written.as_ref().is_ok_and(|written| !self.rulebook.edition().has(written));
+            let comes = written.as_ref().is_ok_and(|written| self.rulebook.edition().awaits(written, &uid));
             if owed && !comes {
                 self.vitals.brought(BINDINGS, &uid);
             }
@@ -170,7 +170,7 @@ impl Statuses {
         }
     }
 
-    async fn patch(&self, name: &str, status: VaultPolicyBindingStatus) -> Result<VaultPolicyBinding, Error> {
+    async fn patch(&self, name: &str, status: &VaultPolicyBindingStatus) -> Result<VaultPolicyBinding, Error> {
         let bindings: Api<VaultPolicyBinding> = Api::all(self.client.clone());
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         bounded(bindings.patch_status(name, &params, &Patch::Merge(json!({ "status": status })))).await

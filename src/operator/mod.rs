@@ -119,6 +119,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         rulebook: rulebook.clone(),
         census: census.clone(),
         lister,
+        vitals: vitals.clone(),
         pace: RateLimiter::direct(Quota::per_second(LOOK_UPS_PER_SECOND)),
         sweeps: sweeps.clone(),
         herald: herald.clone(),

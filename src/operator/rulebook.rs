@@ -36,10 +36,10 @@ pub struct Edition {
 }
 
 impl Edition {
-    /// Whether it has the binding with the status that this one has.
-    pub fn has(&self, binding: &VaultPolicyBinding) -> bool {
-        let known = self.bindings.get(&binding.name_any());
-        known.is_some_and(|known| known.uid() == binding.uid() && known.status == binding.status)
+    /// Whether the watch is yet to bring what was written to the binding with this UID, if it was that one and not another of its name.
+    pub fn awaits(&self, written: &VaultPolicyBinding, uid: &str) -> bool {
+        let shown = |known: &VaultPolicyBinding| known.uid() == written.uid() && known.status == written.status;
+        written.uid().as_deref() == Some(uid) && !self.bindings.get(&written.name_any()).is_some_and(shown)
     }
 }
 
@@ -245,4 +245,33 @@ pub fn binding(DeserializeGuard(binding): DeserializeGuard<VaultPolicyBinding>) 
 pub fn labels(namespace: PartialObjectMeta<Namespace>) -> Option<Labels> {
     let labels = namespace.metadata.labels.unwrap_or_default();
     Some(labels.into_iter().filter(|(label, _)| is_safe(label)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn binding(uid: &str, namespaces: u32) -> VaultPolicyBinding {
+        let binding = json!({
+            "apiVersion": "vaultproject.io/v1alpha1", "kind": "VaultPolicyBinding",
+            "metadata": { "name": "shop", "uid": uid }, "spec": { "subjects": [], "policies": [] },
+            "status": { "namespaces": namespaces },
+        });
+        serde_json::from_value(binding).expect("a binding")
+    }
+
+    #[test]
+    fn what_was_written_is_awaited_unless_the_watch_has_shown_it_or_it_was_written_to_another_binding() {
+        let edition = |binding: VaultPolicyBinding| Edition {
+            bindings: Arc::new([("shop".to_owned(), binding)].into()),
+            ..Edition::default()
+        };
+        let written = binding("1", 3);
+        assert!(edition(binding("1", 2)).awaits(&written, "1"));
+        assert!(Edition::default().awaits(&written, "1"), "it may have been deleted since, which comes, too");
+        assert!(!edition(binding("1", 3)).awaits(&written, "1"), "it was shown meanwhile");
+        let another = binding("2", 3);
+        assert!(!edition(binding("2", 2)).awaits(&another, "1"), "it is of no news about the one that is owed");
+    }
 }

@@ -150,6 +150,7 @@ impl Sweeper {
             return Ok(report);
         }
         for (claim, judgement) in orphans {
+            world.pace().await;
             match self.end(world, &claim, judgement).await {
                 Ok(None) => audit(&claim, true),
                 Ok(Some(why)) => {

@@ -58,12 +58,7 @@ pub async fn run(sweeps: Sweeps<impl World>) {
         let began = Instant::now();
         // Spread, so that two clusters on one Vault do not always sweep together.
         let mut rest = interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-        let known = |accessor: &str| {
-            // As it comes to a token, it goes on.
-            vitals.sweep_due(Some(Instant::now()));
-            recorded.contains(accessor)
-        };
-        match sweeper.sweep(&*world, known).await {
+        match sweeper.sweep(&*world, |accessor| recorded.contains(accessor)).await {
             Ok(report) => {
                 let result = match report {
                     Report { stopped: Some(_), .. } => SweepResult::Stopped,

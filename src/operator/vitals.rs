@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_secs(180);
 /// No look takes as long: each call in it has a time limit, a push the longest.
 const LONGEST_LOOK: Duration = Duration::from_secs(600);
 
-/// After how long the sweep has stopped that is to go on: the calls for one token take minutes at most, and for one that it revokes some more.
+/// After how long the sweep has stopped that is to go on: the calls for one token take minutes at most.
 const OVERDUE: Duration = Duration::from_secs(3600);
 
 /// What is known of them; a clone knows the same.

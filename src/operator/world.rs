@@ -10,6 +10,7 @@ use super::observe::Pods;
 use super::push::Pusher;
 use super::reaper::Reaper;
 use super::rulebook::Rulebook;
+use super::vitals::Vitals;
 use crate::api::{Reason, VaultTokenRequest, VaultTokenRequestStatus};
 use crate::cluster;
 use crate::domain::admission::Admission;
@@ -27,7 +28,7 @@ use jiff::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 /// What the operator reads and changes, each call one exchange that can fail before, in the midst of, and after it took
@@ -85,7 +86,7 @@ pub trait World: Send + Sync {
     /// Looks a token up; `None` when there is no such live token.
     fn look_up(&self, accessor: &str) -> impl Future<Output = Result<Option<TokenInfo>, vault::Error>> + Send;
 
-    /// Waits until the sweep may look at one more token.
+    /// Waits until the sweep may go on to one more token.
     fn pace(&self) -> impl Future<Output = ()> + Send;
 
     /// The accessors of all live tokens.
@@ -162,6 +163,8 @@ pub struct Live {
     pub lister: TokenLister,
     /// How fast the sweep may look at tokens.
     pub pace: DefaultDirectRateLimiter,
+    /// That the sweep goes on is told there.
+    pub vitals: Vitals,
     /// Wakes the sweep.
     pub sweeps: Arc<Notify>,
     /// Who tells people.
@@ -228,6 +231,7 @@ impl World for Live {
     }
 
     async fn pace(&self) {
+        self.vitals.sweep_due(Some(Instant::now()));
         self.pace.until_ready().await;
     }
 

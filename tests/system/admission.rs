@@ -72,13 +72,11 @@ async fn what_breaks_the_glass_is_marked_in_the_api_servers_audit_log() {
     let namespace = cluster.namespace("break-glass").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let name = request_name("web", &delivered.pod.uid, 0);
-    let log = cluster.plane().audit_log();
     let marks = || -> Vec<String> {
-        let log = std::fs::read_to_string(&log).expect("an audit log");
-        // The last line may be under way.
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mark = |line: Value| line["annotations"]["vault-token-break-glass/break-glass"].as_str().map(str::to_owned);
-        lines.filter(|line| line["objectRef"]["namespace"] == namespace.as_str()).filter_map(mark).collect()
+        let lines = cluster.api_server_heard(|line| line["objectRef"]["namespace"] == namespace.as_str());
+        let mark =
+            |line: &Value| line["annotations"]["vault-token-break-glass/break-glass"].as_str().map(str::to_owned);
+        lines.iter().filter_map(mark).collect()
     };
     assert_eq!(marks(), Vec::<String>::new(), "what the pod and the operator do");
     let remark = json!({ "metadata": { "annotations": { "example.com/looked-at": "yes" } } }).to_string();

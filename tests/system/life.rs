@@ -230,12 +230,15 @@ async fn requests_without_a_token_and_superseded_ones_are_deleted_sooner_than_ot
             .expect("a status");
     }
     let deadline = Instant::now() + LIMIT;
-    for pod in [&denied, &superseded, &failed] {
-        while cluster.request(pod, 0).await.is_some() {
-            assert!(Instant::now() < deadline, "{} is still there", pod.name);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut left = vec![&denied, &superseded, &failed];
+    while !left.is_empty() {
+        assert!(Instant::now() < deadline, "{} are still there", left.len());
+        for pod in std::mem::take(&mut left) {
+            match cluster.request(pod, 0).await {
+                Some(_) => left.push(pod),
+                None => assert!(Timestamp::now() >= due, "{}: too soon", pod.name),
+            }
         }
-        assert!(Timestamp::now() >= due, "{}: too soon", pod.name);
     }
     assert_eq!(cluster.request(&revoked, 0).await.expect("it is kept").phase(), Phase::Revoked);
     assert_eq!(cluster.request(&superseded, 1).await.expect("it is kept").phase(), Phase::Delivered);
@@ -260,7 +263,7 @@ async fn a_revocation_that_fails_is_tried_again_ever_later_and_many_are_not_trie
     for Delivered { pod, .. } in &delivered {
         cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
     }
-    let mut shares = Vec::new();
+    let mut waits: Vec<[f64; TRIES - 1]> = Vec::new();
     for Delivered { pod, .. } in &delivered {
         let deadline = Instant::now() + 2 * LIMIT;
         let times = loop {
@@ -271,15 +274,21 @@ async fn a_revocation_that_fails_is_tried_again_ever_later_and_many_are_not_trie
             assert!(Instant::now() < deadline, "{}: {} tries", pod.name, times.len());
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
-        let waits: Vec<_> = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64()).collect();
-        // Whatever their spread, the next but one is longer.
-        assert!(waits.windows(3).all(|three| three[2] > three[0]), "{waits:?}");
-        let spans = (0..).map(|doublings| FIRST * f64::from(1 << doublings));
-        shares.extend(waits.iter().zip(spans).skip(2).map(|(wait, span)| wait / span));
+        waits.push(std::array::from_fn(|n| times[n + 1].duration_since(times[n]).as_secs_f64()));
     }
-    shares.sort_by(f64::total_cmp);
-    let [least, .., most] = shares[..] else { panic!("{shares:?}") };
-    assert!(least >= 0.5 && most - least > 0.1, "{shares:?}");
+    // Of the first ones a busy machine makes what it likes.
+    let spread: Vec<_> = (3..TRIES - 1)
+        .map(|n| {
+            let span = FIRST * f64::from(1 << n);
+            let shares = || waits.iter().map(|waits| waits[n] / span);
+            let (least, most) = (shares().fold(f64::MAX, f64::min), shares().fold(0.0, f64::max));
+            assert!(least >= 0.5, "{waits:?}");
+            most - least
+        })
+        .collect();
+    // By chance six are close together once, and not twice.
+    assert!(spread.iter().any(|spread| *spread > 0.1), "{spread:?}: {waits:?}");
+    assert!(waits.iter().all(|waits| waits[5] > waits[3]), "{waits:?}");
     cluster.system.tell_vault_again().await.expect("told");
     cluster.until_live(&namespace, 0).await;
 }

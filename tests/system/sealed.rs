@@ -1,6 +1,6 @@
 //! What is said under the seal: interceptions, answers of strangers, and delivery by way of the status.
 
-use crate::fault::Proxied;
+use crate::fault::{Proxied, Traps};
 use crate::stranger::Rogue;
 use crate::support::{Cluster, LIMIT, alone, by_status, condition, ended, name, reason, request_for, shared, token_of};
 use crate::who::{Who, powerful};
@@ -9,9 +9,10 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testbed::control_plane::BearerToken;
 use testbed::kubelet::{INIT_PORT, PodHandle, PodSpec};
 use testbed::proxy::{Break, Fault, Proxy};
-use vault_token_operator::api::{Phase, VaultTokenRequest};
+use vault_token_operator::api::{Phase, VaultTokenRequest, request_name};
 use vault_token_operator::seal::{OneTimeKey, Receipt, Subject};
 use vault_token_operator::wire::{Answer, Outcome, PUSH_PATH, Parcel};
 
@@ -99,7 +100,7 @@ async fn a_wrapping_token_that_somebody_else_used_is_revoked_and_its_pod_waits_f
     drop(played.listener);
     let init = cluster.init(&played.pod).await;
     let requests = cluster.requests(&namespace);
-    let second = vault_token_operator::api::request_name(&played.pod.name, &played.pod.uid, 1);
+    let second = request_name(&played.pod.name, &played.pod.uid, 1);
     cluster.until_described("vtr", &second, &namespace, "PodCompromised").await;
     assert_eq!(init.exit_status(), None, "it waits");
     assert_eq!(reason(&requests.get(&second).await.expect("a request")), "PodCompromised");
@@ -335,6 +336,47 @@ async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
     let url = format!("http://{}:{INIT_PORT}", pod.address);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     assert!(client.get(url).send().await.is_err_and(|error| error.is_connect()), "nobody listens");
+}
+
+/// Its init container has taken the token and says so; when that comes, another request has the name of its own.
+#[tokio::test]
+async fn an_answer_is_not_written_to_another_request_of_its_name() {
+    let (cluster, _guard) = alone().await;
+    // One that has counted nothing yet.
+    cluster.system.kill_operator();
+    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    let namespace = cluster.namespace("answers-late").await;
+    cluster.system.allow_status_delivery(&namespace).await.expect("a role");
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let name = request_name(&pod.name, &pod.uid, 0);
+    let (run, plane) = (cluster.system.testbed().run(), cluster.plane());
+    let api = Proxy::before_server(run, plane.server_url()).await.expect("a proxy");
+    let traps = Traps::default();
+    traps.set(Method::PATCH, &format!("{name}/status"), 0, Fault::Delay(Duration::from_secs(6)));
+    api.follow(traps.script());
+    let bound = Some((pod.name.as_str(), pod.uid.as_str()));
+    let token = plane.service_account_token(&namespace, &pod.service_account, &[], bound, 3600).await.expect("a token");
+    let file = run.folder("answers-late").expect("a folder").join("token");
+    std::fs::write(&file, token).expect("written");
+    let kubeconfig = plane.kubeconfig_for_token("answers-late", &namespace, BearerToken::File(&file)).expect("written");
+    let text = std::fs::read_to_string(&kubeconfig).expect("a file").replace(plane.server_url(), &api.url());
+    std::fs::write(&kubeconfig, text).expect("written");
+    let settings = [("VTO_DELIVERY", "status"), ("KUBECONFIG", &*kubeconfig.to_string_lossy())];
+    let init = cluster.init_with(&pod, &settings).await;
+    traps.until_sprung().await;
+    let said = cluster.kubectl(&["delete", "vtr", &name, "-n", &namespace, "--timeout=5s"]).await;
+    assert!(said.contains("deleted"), "{said}");
+    cluster.ask(&pod, by_status).await;
+
+    assert!(!ended(&init).await.success());
+    let answers = cluster.api_server_heard(|line| {
+        line["verb"] == "patch" && line["objectRef"]["name"] == *name && line["objectRef"]["subresource"] == "status"
+    });
+    let codes: Vec<_> = answers.iter().map(|line| &line["responseStatus"]["code"]).collect();
+    assert_eq!(codes, [409]);
+    cluster.assert_counted(&["alarms_total{kind=\"answer_unconfirmed\"} 0"]).await;
+    cluster.kubelet.remove(plane, &pod).await.expect("removed");
+    cluster.until_live(&namespace, 0).await;
 }
 
 #[tokio::test]

@@ -229,6 +229,11 @@ impl Cluster {
         taken.map(|line| line["timestamp"].as_str().expect("a time").parse().expect("a time")).collect()
     }
 
+    /// Such lines of the API server's audit log.
+    pub fn api_server_heard(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        lines_of(&self.plane().audit_log()).into_iter().filter(wanted).collect()
+    }
+
     /// Such lines of the logs of all operators so far.
     fn log_lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         self.system.operator_logs().iter().flat_map(|log| lines_of(log)).filter(wanted).collect()
@@ -434,7 +439,7 @@ impl Cluster {
     }
 }
 
-/// The lines of an operator's log.
+/// The lines of a log in JSON; the last one may be under way.
 pub fn lines_of(log: &Path) -> Vec<Value> {
     let log = std::fs::read_to_string(log).expect("a log");
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
