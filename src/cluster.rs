@@ -1,7 +1,9 @@
 //! The connection to the Kubernetes API server, and what can go wrong with it.
 
+mod anew;
 mod calls;
 
+pub use anew::watch_anew;
 pub use calls::{Call, Listener};
 
 use crate::text::one_line;

@@ -5,7 +5,7 @@ use super::requests::Requests;
 use super::store::Store;
 use crate::api::{Phase, VaultTokenRequest};
 use crate::domain::custody::{Held, Verdict, expected, judge, keeps, precedes_record};
-use crate::vault::{Connection, Unwrapped};
+use crate::vault::{Connection, Error, Unwrapped};
 use crate::wire::{Answer, Outcome, Parcel};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -40,14 +40,39 @@ pub struct Receiver {
 struct State {
     /// The token in the files.
     held: Option<Held>,
+    /// The wrapping token that it came in.
+    opened: Option<SecretString>,
     /// The wrapping tokens that were sent to Vault to be opened. What finds one used is most likely this process's own call.
     tried: Vec<SecretString>,
+    /// Those that Vault does not know or did not open, and the attempts that they were said to be of. There is one in each attempt: once
+    /// that is opened, the others are known to be somebody else's.
+    unopened: Vec<(u32, SecretString)>,
 }
 
 impl State {
     /// Whether the parcel's wrapping token was sent to Vault to be opened.
     fn has_tried(&self, parcel: &Parcel) -> bool {
-        self.tried.iter().any(|tried| tried.expose_secret() == parcel.wrapping_token.expose_secret())
+        self.tried.iter().any(|tried| is_of(tried, parcel))
+    }
+
+    /// What it means that Vault does not open a parcel.
+    fn refused(&mut self, parcel: &Parcel, attempt: u32, tried: bool, error: &Error) -> (Outcome, String) {
+        if !error.says_invalid_wrapping_token() {
+            return (Outcome::Unused, error.to_string());
+        }
+        if self.unopened.len() < MAX_TRIED {
+            self.unopened.push((attempt, parcel.wrapping_token.clone()));
+        }
+        match tried {
+            true => lost("the wrapping token was used before, or has expired"),
+            false => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),
+        }
+    }
+
+    /// How many that Vault did not open were not the operator's, now that it has opened this one.
+    fn strangers(&mut self, parcel: &Parcel, attempt: u32) -> usize {
+        let unopened = std::mem::take(&mut self.unopened);
+        unopened.iter().filter(|(of, token)| *of == attempt && !is_of(token, parcel)).count()
     }
 
     /// Why a push is taken for somebody else's that is not of an attempt which the request records as issued. One that comes for the
@@ -146,9 +171,13 @@ impl Receiver {
         };
         let expected = Held { attempt, accessor: accessor.to_owned(), whole: true };
         if state.held.as_ref() == Some(&expected) {
-            return Ok(());
+            if state.opened.as_ref().is_some_and(|opened| is_of(opened, parcel)) {
+                return Ok(());
+            }
+            self.count_refused("it came beside the one whose token is here");
+            return Err((Outcome::Unused, "another wrapping token of this attempt was opened".to_owned()));
         }
-        let unwrapped = self.unwrap(parcel, state).await?;
+        let unwrapped = self.unwrap(parcel, attempt, state).await?;
         if unwrapped.accessor != expected.accessor {
             self.count_refused("it held another token than the one that the request records");
             return Err(lost("the wrapping token held another token than the one that the request records"));
@@ -158,7 +187,11 @@ impl Receiver {
             self.count_refused("its token was made for another pod");
             return Err(lost("the token was made for another pod"));
         }
+        for _ in 0..state.strangers(parcel, attempt) {
+            self.count_refused("its wrapping token was not that of its attempt");
+        }
         let answer = unwrapped.answer.bytes().to_vec();
+        state.opened = Some(parcel.wrapping_token.clone());
         // Before the files are there: if the writing breaks off, the next look takes away what is there of them.
         let held = state.held.insert(Held { whole: false, ..expected });
         self.store.write(unwrapped.token, answer).await.map_err(|message| lost(&message))?;
@@ -167,14 +200,10 @@ impl Receiver {
     }
 
     /// Opens a wrapping token once it was seen to be what it should be.
-    async fn unwrap(&self, parcel: &Parcel, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
+    async fn unwrap(&self, parcel: &Parcel, attempt: u32, state: &mut State) -> Result<Unwrapped, (Outcome, String)> {
         let tried_before = state.has_tried(parcel);
-        let refused = |error: crate::vault::Error| match error.says_invalid_wrapping_token() {
-            true if tried_before => lost("the wrapping token was used before, or has expired"),
-            true => (Outcome::Intercepted, "the wrapping token was used before it came here".to_owned()),
-            false => (Outcome::Unused, error.to_string()),
-        };
-        let info = self.vault.look_up_wrapping(&parcel.wrapping_token).await.map_err(refused)?;
+        let info = self.vault.look_up_wrapping(&parcel.wrapping_token).await;
+        let info = info.map_err(|error| state.refused(parcel, attempt, tried_before, &error))?;
         if info.creation_path != parcel.creation_path || !info.creation_path.starts_with(CREATION_PREFIX) {
             self.count_refused("its wrapping token was not made by creating a token");
             return Err(lost("the wrapping token was not made by creating a token as the operator says"));
@@ -183,7 +212,8 @@ impl Receiver {
         if !tried_before && state.tried.len() < MAX_TRIED {
             state.tried.push(parcel.wrapping_token.clone());
         }
-        self.vault.unwrap(&parcel.wrapping_token).await.map_err(refused)
+        let unwrapped = self.vault.unwrap(&parcel.wrapping_token).await;
+        unwrapped.map_err(|error| state.refused(parcel, attempt, tried_before, &error))
     }
 
     /// Looks at the request, takes what is in its status, and takes the files away if they hold anything but the token that it
@@ -203,6 +233,13 @@ impl Receiver {
         let verdict = match refused {
             Some(why) => Verdict::Over(why),
             None => judge(request.as_ref(), state.held.as_ref()),
+        };
+        // With a token, the operator tells it.
+        let verdict = match (verdict, self.refused.load(Ordering::Relaxed)) {
+            (Verdict::Over(why), refused @ 1..) => {
+                Verdict::Over(format!("{why}; {refused} pushes were refused that were not the operator's"))
+            }
+            (verdict, _) => verdict,
         };
         if state.held.is_some() && !keeps(&verdict, request.as_ref(), state.held.as_ref()) {
             match self.store.clear().await {
@@ -232,6 +269,10 @@ impl Receiver {
             None
         })
     }
+}
+
+fn is_of(token: &SecretString, parcel: &Parcel) -> bool {
+    token.expose_secret() == parcel.wrapping_token.expose_secret()
 }
 
 fn lost(message: &str) -> (Outcome, String) {

@@ -50,6 +50,8 @@ pub struct Cache {
     pub writer: Writer<VaultTokenRequest>,
     /// The pods that live.
     pub pods: LivePods,
+    /// How often both are listed anew.
+    pub relist: Duration,
 }
 
 struct Context<W> {
@@ -106,12 +108,13 @@ async fn serve<W: World + 'static>(
     health: Health,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let Cache { requests, writer, pods: live } = store;
+    let Cache { requests, writer, pods: live, relist } = store;
     let (sender, older) = futures::channel::mpsc::unbounded();
     let (whole, lists) = futures::channel::mpsc::unbounded();
     let known = requests.clone();
     let (listed, vitals) = (health.clone(), health.vitals());
-    let watch = watcher(Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone()), cluster::watch())
+    let all = Api::<DeserializeGuard<VaultTokenRequest>>::all(client.clone());
+    let watch = cluster::watch_anew(all, cluster::watch(), relist)
         .try_filter_map(|event| std::future::ready(Ok(readable(event))))
         .inspect_ok(move |event| match event {
             watcher::Event::InitDone => {
@@ -154,7 +157,7 @@ async fn serve<W: World + 'static>(
         stopping: AtomicBool::new(false),
     });
     let (hurried, stopped) = (context.clone(), context.clone());
-    let pods = triggers(client, requests.clone(), live, health);
+    let pods = triggers(client, requests.clone(), live, health, relist);
     let news = futures::stream::select(pods, older)
         .inspect(move |request| hurried.agenda.hurry(&(request.namespace.clone(), request.name.clone())));
     Controller::for_stream(watch, requests)

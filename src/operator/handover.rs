@@ -83,24 +83,33 @@ impl<W: World> Executor<W> {
         hand: &mut Hand,
         answer: &Answer,
     ) -> Result<Progress, cluster::Error> {
-        if answer.refused > 0 && answer.outcome != Outcome::Unused {
-            self.world.alarm(request, Alarm::ForeignPushes(answer.refused));
-        }
         let said = one_line(&answer.message);
         match answer.outcome {
-            Outcome::Stored => self.delivered(request, hand).await,
+            Outcome::Stored => self.delivered(request, hand, answer.refused).await,
             Outcome::Unused => {
                 let why = push_failed("has not used its wrapping token, and says", &said);
                 self.not_taken(request, &why).await
             }
             Outcome::Lost => self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await,
-            Outcome::Intercepted => self.intercepted(request, hand).await,
+            Outcome::Intercepted => self.intercepted(request, hand, answer.refused).await,
+        }
+    }
+
+    /// Tells how many pushes an init container has refused, with its last word: it counts on from one attempt to the next.
+    fn tell_refused(&self, request: &VaultTokenRequest, refused: u32) {
+        if refused > 0 {
+            self.world.alarm(request, Alarm::ForeignPushes(refused));
         }
     }
 
     /// The init container found its wrapping token used before its own first try. If it had not expired by then, and the token in it
     /// lives, somebody else has that token now.
-    async fn intercepted(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+    async fn intercepted(
+        &self,
+        request: &VaultTokenRequest,
+        hand: &mut Hand,
+        refused: u32,
+    ) -> Result<Progress, cluster::Error> {
         let in_time = matches!(&*hand, Hand::Wrapped(wrapped) | Hand::Unconfirmed(wrapped)
             if self.world.now() < wrapped.minted.wrapping_expires_at);
         if !in_time {
@@ -140,6 +149,7 @@ impl<W: World> Executor<W> {
         );
         let why = Why::new(Reason::WrappingTokenUsed, message);
         let next = self.write(request, self.draft(request).compromised(&why), Go::On).await?;
+        self.tell_refused(request, refused);
         *hand = Hand::Empty;
         Ok(next)
     }
@@ -172,13 +182,19 @@ impl<W: World> Executor<W> {
     }
 
     /// Rule 5.
-    async fn delivered(&self, request: &VaultTokenRequest, hand: &mut Hand) -> Result<Progress, cluster::Error> {
+    async fn delivered(
+        &self,
+        request: &VaultTokenRequest,
+        hand: &mut Hand,
+        refused: u32,
+    ) -> Result<Progress, cluster::Error> {
         let (Hand::Wrapped(Wrapped { expires: Some(expires), .. })
         | Hand::Unconfirmed(Wrapped { expires: Some(expires), .. })) = &*hand
         else {
             return Ok((request.clone(), Go::Retry));
         };
         let next = self.write(request, self.draft(request).delivered(expires.0), Go::On).await?;
+        self.tell_refused(request, refused);
         *hand = Hand::Empty;
         Ok(next)
     }

@@ -96,7 +96,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let pods = LivePods::default();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
-    let (rulebook, keeper) = Rulebook::new(settings.token_role.clone(), settings.limits.clone(), vitals.clone());
+    let relist = settings.sweep_interval;
+    let (rulebook, keeper) =
+        Rulebook::new(settings.token_role.clone(), settings.limits.clone(), vitals.clone(), relist);
     let statuses = Statuses {
         client: client.clone(),
         tokens: tokens.clone(),
@@ -152,7 +154,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
         interval: settings.sweep_interval,
     });
     let granting = keeper.run(client.clone());
-    let cache = Cache { requests, writer, pods };
+    let cache = Cache { requests, writer, pods, relist };
     let controlling = controller::run(client, executor, cache, rulebook, leadership, health.clone(), stop);
     let outcome = tokio::select! {
         () = inspector.run() => Err("the look at the admission policies ended".to_owned()),

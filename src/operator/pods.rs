@@ -12,10 +12,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// A pod that ends leaves this selection, and so looks deleted to the watch.
 const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -51,17 +52,18 @@ impl LivePods {
     }
 }
 
-/// Watches all pods, and names the requests to look at again.
+/// Watches all pods, which are listed anew every `relist`, and names the requests to look at again.
 pub fn triggers(
     client: Client,
     requests: Store<VaultTokenRequest>,
     live: LivePods,
     health: Health,
+    relist: Duration,
 ) -> impl Stream<Item = ObjectRef<VaultTokenRequest>> {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
     let mut listed = HashSet::new();
     let vitals = health.vitals();
-    watcher(pods, cluster::watch().fields(UNFINISHED))
+    cluster::watch_anew(pods, cluster::watch().fields(UNFINISHED), relist)
         .backoff(Patience::default())
         .filter_map(move |event| {
             match &event {

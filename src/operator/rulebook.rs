@@ -11,10 +11,11 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What bindings are to the API server, and to RBAC.
@@ -49,6 +50,7 @@ pub struct Keeper {
     token_role: String,
     limits: Limits,
     vitals: Vitals,
+    relist: Duration,
 }
 
 /// What was seen.
@@ -132,10 +134,11 @@ impl<T: Kept> Known<T> {
 }
 
 impl Rulebook {
-    /// An empty book, and who is to keep it. `token_role` is the operator's own; `vitals` is told what the watch brings.
-    pub fn new(token_role: String, limits: Limits, vitals: Vitals) -> (Self, Keeper) {
+    /// An empty book, and who is to keep it. `token_role` is the operator's own; `vitals` is told what the watch brings; everything is
+    /// listed anew every `relist`.
+    pub fn new(token_role: String, limits: Limits, vitals: Vitals, relist: Duration) -> (Self, Keeper) {
         let (sender, receiver) = watch::channel(Edition::default());
-        (Self(receiver), Keeper { sender, token_role, limits, vitals })
+        (Self(receiver), Keeper { sender, token_role, limits, vitals, relist })
     }
 
     /// The present edition.
@@ -156,8 +159,10 @@ impl Rulebook {
 impl Keeper {
     /// Keeps the book for as long as it is polled.
     pub async fn run(self, client: Client) {
-        let bindings = watcher(Api::<DeserializeGuard<VaultPolicyBinding>>::all(client.clone()), cluster::watch());
-        let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), cluster::watch());
+        let bindings = Api::<DeserializeGuard<VaultPolicyBinding>>::all(client.clone());
+        let bindings = cluster::watch_anew(bindings, cluster::watch(), self.relist);
+        let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
+        let namespaces = cluster::watch_anew(namespaces, cluster::watch(), self.relist);
         let changes = futures::stream::select(
             patient("bindings", bindings).map(Change::Binding),
             patient("namespaces", namespaces).map(Change::Namespace),

@@ -1,7 +1,8 @@
 //! I6: what the init container accepts, and that a wrong push does not end its wait.
 
+use crate::fault::{Proxied, Traps};
 use crate::stranger::{post, push, wrapped};
-use crate::support::{Cluster, LIMIT, alone, name, shared, token_of};
+use crate::support::{Cluster, LIMIT, alone, ended, name, shared, token_of};
 use crate::sweep::ROLE_PATH;
 use kube::api::{Patch, PatchParams};
 use reqwest::{Method, StatusCode};
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use testbed::kubelet::{INIT_PORT, Init, PodHandle, PodSpec};
+use testbed::proxy::{Break, Fault, Proxy};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use vault_token_operator::api::{Phase, VaultTokenRequest};
@@ -127,6 +129,41 @@ async fn i6_a_forged_push_after_the_record_is_refused() {
     cluster.until_described("pod", "web", "forged-push", "refused 3 pushes that were not the operator's").await;
 }
 
+/// Whoever knows the request can seal; there is one wrapping token in an attempt, and all else is told apart by it.
+#[tokio::test]
+async fn i6_pushes_beside_the_operators_own_are_refused_and_counted_once() {
+    let (cluster, _guard) = alone().await;
+    let (proxied, traps) = Proxied::trapped(cluster, |proxied| &proxied.vault).await;
+    let namespace = cluster.namespace("beside").await;
+    let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
+    let (way, listen) = Proxy::before_init(pod.address).await.expect("a proxy");
+    // It is recorded, and the operator looks at the token before it pushes.
+    traps.set(Method::POST, "auth/token/lookup-accessor", 0, Fault::Delay(Duration::from_secs(5)));
+    let init = cluster.init_with(&pod, &[("VTO_LISTEN", &listen)]).await;
+    let request = cluster.until_phase(&pod, Phase::Issued).await;
+    traps.until_sprung().await;
+    let invented = json!({ "token": "hvs.CAESIG-invented-and-never-there", "creation_path": ROLE_PATH });
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &invented)).await;
+    assert!(text.contains("\"Intercepted\""), "{text}");
+    // It takes the operator's own, and nobody hears of that.
+    let answered = Traps::default();
+    answered.set(Method::POST, PUSH_PATH, 0, Fault::After(Break::Silence));
+    way.follow(answered.script());
+    let deadline = Instant::now() + LIMIT;
+    while !pod.volume.join("token").exists() {
+        assert!(Instant::now() < deadline, "{}", cluster.init_log(&pod));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (_, text) = post(&pod, PUSH_PATH, &push(&request, &invented)).await;
+    assert!(text.contains("another wrapping token of this attempt was opened"), "{text}");
+    way.follow(|_| Fault::None);
+    cluster.ended_well(&pod, &init).await;
+    assert!(cluster.accepts(&token_of(&pod)).await);
+    cluster.until_described("pod", "web", &namespace, "refused 2 pushes that were not the operator's").await;
+    cluster.assert_counted(&["alarms_total{kind=\"foreign_push\"} 2"]).await;
+    drop(proxied);
+}
+
 #[tokio::test]
 async fn a_push_that_breaks_off_in_the_midst_of_the_unwrapping_loses_no_token() {
     let (cluster, _guard) = alone().await;
@@ -161,10 +198,12 @@ async fn i6_a_token_that_was_made_for_another_pod_is_refused_though_the_request_
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
     assert!(text.contains("the token was made for another pod"), "{text}");
     assert!(!pod.volume.join("token").exists());
-    // The operator gives the attempt up, and hears of it with the next one.
+    // Nor is it this request's to the operator. Who has no token to tell it with says it in its last words.
     cluster.system.start_operator(&[]).await.expect("the operator starts");
-    served_after_all(cluster, &pod, &init).await;
-    cluster.until_described("pod", "web", "another-pods", "refused 1 pushes that were not the operator's").await;
+    cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+    assert!(!ended(&init).await.success());
+    let last = init.termination_message();
+    assert!(last.ends_with("; 1 pushes were refused that were not the operator's"), "{last}");
 }
 
 #[tokio::test]

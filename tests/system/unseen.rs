@@ -141,7 +141,7 @@ async fn i1_an_init_container_whose_run_was_never_seen_leaves_no_token_and_its_n
 #[tokio::test]
 async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_no_token_behind() {
     let (cluster, _guard) = alone().await;
-    let blindfold = Blindfold::new(cluster, "/vaulttokenrequests?", &[("VTO_SWEEP_INTERVAL", "10s")]).await;
+    let blindfold = Blindfold::new(cluster, "/vaulttokenrequests?", &[("VTO_SWEEP_INTERVAL", "60s")]).await;
     let namespace = cluster.namespace("unseen-requests").await;
     // One that came to nothing, and one whose token waits for somebody to take it: both are replaced under their names.
     let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "", "1h")).await;
@@ -190,6 +190,42 @@ async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_
     for (pod, _) in &inits {
         assert!(cluster.accepts(&token_of(pod)).await, "I7: {}", pod.name);
     }
+}
+
+/// No watch brings anything any more, and nobody owes news: nothing was written.
+#[tokio::test]
+async fn i3_what_no_watch_brings_is_seen_when_all_is_listed_anew() {
+    const WATCHES: [&str; 4] = ["/vaulttokenrequests?", "/pods?", "/vaultpolicybindings?", "/namespaces?"];
+    let (cluster, _guard) = alone().await;
+    let namespace = cluster.namespace("listed-anew").await;
+    let proxied = Proxied::new(cluster).await;
+    proxied.start_with(cluster, &[("VTO_SWEEP_INTERVAL", "10s")]).await;
+    cluster.until_healthy("this replica leads").await;
+    let delivered = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "24h")).await;
+    let begun: Arc<[AtomicUsize; 4]> = Arc::default();
+    let counted = Arc::clone(&begun);
+    proxied.api.follow(move |call| match WATCHES.iter().position(|kind| is(call, kind)) {
+        Some(number) => {
+            counted[number].fetch_add(1, Ordering::AcqRel);
+            Fault::Watch(WatchFault::Muted)
+        }
+        None => Fault::None,
+    });
+    // The last watches that bring something come to their ends.
+    let deadline = Instant::now() + 2 * LIMIT;
+    while begun.iter().any(|begun| begun.load(Ordering::Acquire) == 0) {
+        assert!(Instant::now() < deadline, "not all are muted: {begun:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
+    cluster.until_dead(delivered.accessor()).await;
+    assert_eq!(reason(&cluster.until_phase(&delivered.pod, Phase::Revoked).await), "PodDeleted");
+    // A namespace, its binding, and a request in it.
+    let unheard = cluster.namespace("unheard-of").await;
+    let pod = cluster.pod(&PodSpec::new(&unheard, "web", "shop-read", "24h")).await;
+    let init = cluster.init(&pod).await;
+    assert!(init.wait(3 * LIMIT).await.expect("init ends").success(), "{}", init.termination_message());
+    assert!(cluster.accepts(&token_of(&pod)).await);
 }
 
 /// The operator's watches go on, are taken up again and again, and bring nothing: no call breaks, and a new start alone would mend it.
