@@ -87,6 +87,9 @@ async fn main() -> ExitCode {
     if chosen.is_none() && !model.contains(&table) {
         broken.push("docs/threat-model.md has another table than this one");
     }
+    if chosen.is_none() && explained < attacks.len() {
+        broken.push("fewer decisions were compared with explain than there are attacks");
+    }
     let marked =
         |mark: &'static str, names: &[&str]| names.iter().map(|name| format!("{mark}: {name}")).collect::<Vec<_>>();
     for line in marked("SUCCEEDED", &succeeded).iter().chain(&marked("BROKEN", &broken)).chain(&idle).chain(&apart) {

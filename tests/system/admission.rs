@@ -149,7 +149,7 @@ fn answer() -> Value {
 
 #[tokio::test]
 async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
-    let cluster = shared().await;
+    let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("answers").await;
     cluster.system.allow_status_delivery(&namespace).await.expect("a role");
     powerful(cluster, &namespace).await;
@@ -160,10 +160,12 @@ async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
     for pod in [&pod, &other] {
         cluster.kubelet.report_initializing(cluster.plane(), pod).await.expect("a status");
         cluster.ask(pod, by_status).await;
-        cluster.until_phase(pod, Phase::Issued).await;
+        // What is refused below is so for what it is, and not for want of an offer.
+        cluster.until(pod, "offer", |request| sealed(request).is_some()).await;
     }
     let web = Who::new(cluster, &namespace, Some(&pod)).await;
     let (own, others) = (request_name("web", &pod.uid, 0), request_name("other", &other.uid, 0));
+    let alone = "changed by the operator alone";
     for (name, status) in [
         (&own, json!({ "phase": "Delivered" })),
         (&own, json!({ "answer": answer(), "tokenAccessor": "another" })),
@@ -172,20 +174,33 @@ async fn a_pod_answers_in_its_own_status_and_writes_nothing_else_there() {
         (&others, json!({ "answer": answer() })),
     ] {
         let said = web.patches(name, Some("status"), &json!({ "status": status })).await;
-        assert!(said.contains("changed by the operator alone"), "{status}: {said}");
+        assert!(said.contains(alone), "{status}: {said}");
     }
+    // Where nothing is offered, there is nothing to answer.
+    let early = cluster.pod(&PodSpec::new(&namespace, "early", "shop-read", "1h")).await;
+    cluster.ask(&early, by_status).await;
+    let waits = cluster.until(&early, "status", |request| request.status.is_some()).await;
+    assert_eq!((waits.phase(), sealed(&waits)), (Phase::Pending, None));
+    let its_own = Who::new(cluster, &namespace, Some(&early)).await;
+    let name = request_name("early", &early.uid, 0);
+    let said = its_own.patches(&name, Some("status"), &json!({ "status": { "answer": answer() } })).await;
+    assert!(said.contains(alone), "{said}");
     // This it may write; without the receipt it confirms nothing, and the offer is made anew.
     let mut huge = answer();
     huge["refused"] = json!(4_294_967_296_u64);
     let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": huge } })).await;
     assert!(said.contains("should be less than or equal to 4294967295"), "{said}");
     let offered = cluster.until(&pod, "offer", |request| sealed(request).is_some()).await;
+    // Once, as long as the operator has not heard it.
+    cluster.system.pause_operator();
     let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": answer() } })).await;
     assert!(said.contains("patched"), "{said}");
+    let said = web.patches(&own, Some("status"), &json!({ "status": { "answer": { "attempt": 2 } } })).await;
+    assert!(said.contains(alone), "{said}");
+    cluster.system.resume_operator();
     let again = |request: &VaultTokenRequest| sealed(request).is_some() && sealed(request) != sealed(&offered);
     let request = cluster.until(&pod, "another offer", again).await;
     assert_eq!(request.phase(), Phase::Issued);
-    // Where nothing is offered, there is nothing to answer.
     for pod in [&pod, &other] {
         cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
         let ended = cluster.until_phase(pod, Phase::Revoked).await;
@@ -280,6 +295,14 @@ async fn labels_that_bindings_select_by_take_the_verb_grant() {
         }
         assert!(Instant::now() < deadline && said.contains("cannot"), "{said}");
     }
+    let found = cluster.kubectl(&["get", "namespace", &namespace, "-o", "json"]).await;
+    let mut labelled: Value = serde_json::from_str(&found).expect("JSON");
+    labelled["metadata"]["labels"]["vaultproject.io/team"] = json!("a");
+    let file = cluster.system.testbed().run().path().join("labelled.json");
+    std::fs::write(&file, labelled.to_string()).expect("written");
+    let path = format!("/api/v1/namespaces/{namespace}/finalize");
+    let said = who.says(&["replace", "--raw", &path, "-f", &file.to_string_lossy()]).await;
+    assert!(said.contains(denied), "{said}");
     let object = json!({ "apiVersion": "v1", "kind": "Namespace",
         "metadata": { "name": "labels-2", "labels": { "vaultproject.io/team": "a" } } });
     let said = who.creates(&object).await;

@@ -133,6 +133,11 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
         let there = |(place, text): &(String, String)| place == path && text.contains(words);
         assert!(texts.iter().any(there), "/{path} is among what is looked at");
     }
+    for (part, level) in [("/operator/operator-", "\"level\":\"TRACE\""), ("/pods/", " TRACE ")] {
+        let told =
+            |(place, text): &(String, String)| place.contains(part) && place.ends_with(".log") && text.contains(level);
+        assert!(texts.iter().any(told), "a log of {part} at trace level is among what is looked at");
+    }
     let searched = AhoCorasick::new(&secrets).expect("a searcher");
     for (place, text) in &texts {
         assert!(!searched.is_match(text), "a token is in {place}");

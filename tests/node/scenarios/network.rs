@@ -64,13 +64,20 @@ pub async fn a_network_policy_that_lets_only_the_operator_in_lets_tokens_in(clus
     cluster.must(&["create", "namespace", "stranger"]).await;
     cluster.apply("stranger", &server("server").to_string()).await;
     cluster.apply("closed", &server("server").to_string()).await;
-    for namespace in ["stranger", "closed"] {
-        ready(cluster, namespace, "server").await;
+    let mut unlabelled = server("unlabelled");
+    unlabelled["metadata"]["labels"] = json!({});
+    for pod in [server("probe"), unlabelled] {
+        cluster.apply(OPERATOR, &pod.to_string()).await;
     }
-    let stranger = ("stranger", "server");
+    let (stranger, probe, unlabelled) = (("stranger", "server"), (OPERATOR, "probe"), (OPERATOR, "unlabelled"));
+    for (namespace, pod) in [stranger, probe, unlabelled, ("closed", "server")] {
+        ready(cluster, namespace, pod).await;
+    }
     let closed = address(cluster, "closed", "server").await;
-    for port in [PUSH, OTHER] {
-        until_connects(cluster, stranger, &closed, port, true).await;
+    for from in [stranger, probe, unlabelled] {
+        for port in [PUSH, OTHER] {
+            until_connects(cluster, from, &closed, port, true).await;
+        }
     }
 
     let nothing = json!({
@@ -105,13 +112,18 @@ pub async fn a_network_policy_that_lets_only_the_operator_in_lets_tokens_in(clus
     cluster.must(&["-n", "closed", "delete", "networkpolicy", "nothing"]).await;
     cluster.apply("closed", &workload.pod("next", &SLEEPS).to_string()).await;
     ready(cluster, "closed", "next").await;
-    // The operator's label is worth nothing in another namespace.
-    for port in [PUSH, OTHER] {
-        until_connects(cluster, stranger, &closed, port, false).await;
+    // The operator's label is worth nothing in another namespace, nor its namespace without the label.
+    for from in [stranger, unlabelled] {
+        for port in [PUSH, OTHER] {
+            until_connects(cluster, from, &closed, port, false).await;
+        }
     }
+    until_connects(cluster, probe, &closed, PUSH, true).await;
+    until_connects(cluster, probe, &closed, OTHER, false).await;
 
     cluster.must(&["-n", "closed", "delete", "networkpolicy", OPERATOR]).await;
     until_connects(cluster, stranger, &closed, OTHER, true).await;
+    cluster.must(&["-n", OPERATOR, "delete", "pod", "probe", "unlabelled", "--timeout=60s"]).await;
     delete(cluster, "closed").await;
     delete(cluster, "stranger").await;
 }

@@ -104,7 +104,10 @@ async fn until_nothing_is_left(cluster: &Cluster) {
         let ours = left.lines().filter(|line| line.contains("vault") && !of_vault.contains(line)).collect::<Vec<_>>();
         let tokens = cluster.vault().live_tokens_where("cluster", "main").await.expect("a list").len();
         // Each gives its login back when it ends.
-        let logins = cluster.vault().live_tokens_where("role", "vault-token-operator").await.expect("a list").len();
+        let mut logins = 0;
+        for role in ["vault-token-operator", "vault-token-operator-sweep"] {
+            logins += cluster.vault().live_tokens_where("role", role).await.expect("a list").len();
+        }
         let nothing = ours.is_empty() && (tokens, logins) == (0, 0);
         if nothing { Ok(()) } else { Err(format!("{ours:?}, {tokens} tokens, {logins} logins")) }
     };
