@@ -227,8 +227,6 @@ async fn what_cannot_be_injected_is_refused(cluster: &Cluster, namespace: &str) 
         (windows, "is for Linux"),
         (volume(json!({ "name": "vault-token", "emptyDir": {} })), "on no disk"),
         (volume(json!({ "name": "vault-token", "hostPath": { "path": "/tmp" } })), "on no disk"),
-        (volume(json!({ "name": "vault-ca", "emptyDir": {} })), "the volume vault-ca of a pod"),
-        (volume(json!({ "name": "vault-ca", "hostPath": { "path": "/tmp" } })), "the volume vault-ca of a pod"),
         (volume(json!({ "name": "vault-api-access", "emptyDir": {} })), "the volume vault-api-access"),
         (volume(json!({ "name": "vault-api-access", "secret": { "secretName": "a" } })), "the volume vault-api-access"),
     ] {
