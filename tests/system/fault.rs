@@ -421,6 +421,48 @@ async fn rule_3_a_token_whose_request_is_gone_when_it_is_to_be_recorded_is_revok
     assert!(!init.wait(LIMIT).await.expect("init ends").success());
 }
 
+/// The operator's last calls about a request are held up, and by the time that they land another one has its name.
+#[tokio::test]
+async fn i8_a_release_and_a_deletion_that_come_late_leave_a_newer_request_of_the_name_alone() {
+    const OPERATOR: &str = "system:serviceaccount:vault-token-operator:vault-token-operator";
+    let (cluster, _guard) = alone().await;
+    let (proxied, traps) = (Proxied::new(cluster).await, Traps::default());
+    proxied.api.follow(traps.script());
+    proxied.start_with(cluster, &[("VTO_RETENTION", "2s")]).await;
+    let namespace = cluster.namespace("let-go-late").await;
+    let requests = cluster.requests(&namespace);
+    for (method, verb) in [(Method::PATCH, "patch"), (Method::DELETE, "delete")] {
+        let pod = cluster.pod(&PodSpec::new(&namespace, verb, "shop-read", "1h")).await;
+        let name = request_name(&pod.name, &pod.uid, 0);
+        traps.set(method, &format!("/vaulttokenrequests/{name}"), 0, Fault::Delay(Duration::from_secs(5)));
+        // It is denied, and so let go at once.
+        cluster.ask(&pod, |request| request["spec"]["initContainer"] = json!("another")).await;
+        traps.until_sprung().await;
+        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        requests.patch(&name, &PatchParams::default(), &free).await.expect("released");
+        requests.delete(&name, &DeleteParams::default()).await.expect("deleted");
+        // This one waits for its init container to run.
+        cluster.ask(&pod, |_| ()).await;
+        let newer = cluster.request(&pod, 0).await.expect("a request");
+
+        let answers = || {
+            cluster.api_server_heard(|line| {
+                line["user"]["username"] == OPERATOR && line["verb"] == verb && line["objectRef"]["name"] == *name
+            })
+        };
+        let deadline = Instant::now() + LIMIT;
+        while answers().is_empty() {
+            assert!(Instant::now() < deadline, "{verb}: the call does not land");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let codes: Vec<_> = answers().iter().map(|line| line["responseStatus"]["code"].clone()).collect();
+        assert_eq!(codes, [409], "{verb}");
+        let seen = cluster.until(&pod, "word of the newer one", |request| request.status.is_some()).await;
+        assert_eq!((seen.phase(), seen.metadata.uid.as_ref()), (Phase::Pending, newer.metadata.uid.as_ref()), "{verb}");
+        assert!(seen.has_finalizer() && seen.metadata.deletion_timestamp.is_none(), "{verb}: {seen:#?}");
+    }
+}
+
 #[tokio::test]
 async fn i7_a_restart_against_a_cache_that_lags_kills_no_living_pods_token() {
     let (cluster, _guard) = alone().await;
