@@ -406,6 +406,18 @@ fn rule_8_a_delivered_token_is_renewed_in_time_and_never_after_its_end() {
 }
 
 #[test]
+fn rule_8_tokens_that_were_delivered_together_are_not_renewed_together() {
+    let due = |uid: &str| {
+        let mut request = delivered();
+        request.metadata.uid = Some(uid.to_owned());
+        let Step::Later(due) = decided_at(&request, None, None, 100) else { panic!("not yet") };
+        due.as_second()
+    };
+    let [early, late] = ["00000002-0000-4000-8000-000000000000", "00000006-0000-4000-8000-000000000000"].map(due);
+    assert!(late - early > 20, "{early} {late}");
+}
+
+#[test]
 fn rule_8_a_renewal_that_waits_for_vault_is_looked_at_again_the_sooner_the_less_life_is_left() {
     let (request, away) = (delivered(), Why::new(Reason::VaultUnavailable, "connection refused"));
     for (second, next) in [(151, 161), (260, 265), (298, 299), (400, 401)] {

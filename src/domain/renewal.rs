@@ -46,6 +46,10 @@ mod tests {
             let at = renew_at(&status(1000, Some(2000), Some(2300)), spread).expect("a time").as_second();
             assert!((2120..=2150).contains(&at) && 2300 - at > 100, "{at}");
         }
+        for (spread, expected) in [(0.0, 1120), (1.0, 1150)] {
+            let at = renew_at(&status(1000, None, Some(1300)), spread).expect("a time").as_second();
+            assert_eq!(at, expected, "tokens that were made together are not renewed together");
+        }
         assert_eq!(renew_at(&status(1000, None, None), 0.0), None, "a token that never ends");
         // At the end of what Vault allows, the life is short, and renewals still do not follow each other at once.
         let at = renew_at(&status(1000, Some(2000), Some(2000)), 0.0).expect("a time").as_second();
