@@ -117,6 +117,7 @@ pub enum Late {
     Release(Box<VaultTokenRequest>),
     Renew(String, Timestamp),
     Revoke(String),
+    Push(Vec<IpAddr>, Push),
 }
 
 /// All of it.
@@ -137,6 +138,8 @@ pub struct Model {
     backup: Option<Backup>,
     /// Accessors that a request has recorded at any time.
     recorded: HashSet<String>,
+    /// The UIDs of the pods of all requests that there have been, by the requests' own.
+    asked: HashMap<String, String>,
     version: u64,
     serial: u64,
 }
@@ -155,6 +158,7 @@ impl Model {
             restored: false,
             backup: None,
             recorded: HashSet::new(),
+            asked: HashMap::new(),
             version: 0,
             serial: 0,
         }
@@ -322,7 +326,11 @@ impl Model {
         })
     }
 
+    /// I3: nothing is kept alive that no request has ever recorded.
     pub fn renew(&mut self, accessor: &str) -> Option<Timestamp> {
+        if !self.recorded.contains(accessor) {
+            self.violate(format!("I3: the token {accessor} was renewed, and no request has recorded it"));
+        }
         let (now, known) = (self.now, self.alive(accessor));
         let token = self.tokens.iter_mut().find(|token| known && token.accessor == accessor)?;
         token.expires = now + token.period;
@@ -410,6 +418,7 @@ impl Model {
         request.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
         request.metadata.creation_timestamp = Some(Time(self.now));
         request.metadata.resource_version = self.version();
+        self.asked.insert(uid.clone(), request.spec.pod_uid.clone());
         self.requests.insert(name.clone(), request);
         Some((name, uid))
     }
@@ -455,8 +464,6 @@ impl Model {
     pub fn push(&mut self, addresses: &[IpAddr], push: &Push) -> Result<Answer, String> {
         let to =
             self.pods.iter().enumerate().position(|(number, pod)| pod.alive() && addresses.contains(&address(number)));
-        let parcel = opened(&push.sealed);
-        self.sent(&parcel);
         let Some(number) = to else { return Err("connection refused".to_owned()) };
         let Init::Waiting { request: (_, uid), .. } = self.pods[number].init.clone() else {
             return Err("connection refused".to_owned());
@@ -464,7 +471,20 @@ impl Model {
         if uid != push.request_uid {
             return Err("another request".to_owned());
         }
-        Ok(self.take(number, push.attempt, &parcel))
+        Ok(self.take(number, push.attempt, &opened(&push.sealed)))
+    }
+
+    /// I5: a push is on its way. Who is at the address when it lands is not its sender's to know.
+    pub fn aimed(&mut self, addresses: &[IpAddr], push: &Push) {
+        self.sent(&opened(&push.sealed));
+        let asked = self.asked.get(&push.request_uid);
+        let mut to = self.pods.iter().enumerate().filter(|(number, _)| addresses.contains(&address(*number)));
+        if let Some((_, pod)) = to.find(|(_, pod)| Some(&pod.uid) != asked) {
+            let (name, uid) = (&pod.name, &push.request_uid);
+            self.violate(format!(
+                "I5: what the request {uid} asked for was pushed to the pod {name}, which did not ask"
+            ));
+        }
     }
 
     /// I5: whatever is sent was recorded before.
@@ -586,6 +606,7 @@ impl Model {
             Late::Renew(accessor, sent) if self.now.duration_since(sent) <= DEADLINE => drop(self.renew(&accessor)),
             Late::Renew(..) => {}
             Late::Revoke(accessor) => self.revoke(&accessor),
+            Late::Push(addresses, push) => drop(self.push(&addresses, &push)),
         }
     }
 

@@ -278,13 +278,18 @@ impl World for SimWorld {
     fn alarm(&self, _: &VaultTokenRequest, _: Alarm) {}
 
     async fn push(&self, addresses: &[IpAddr], _: u16, push: &Push) -> Result<Answer, String> {
+        self.model().aimed(addresses, push);
         let fate = self.gate().await;
         let mut model = self.model();
         match fate {
             Fate::Fine => model.push(addresses, push),
-            Fate::Refused | Fate::Late => Err("connection refused".to_owned()),
+            Fate::Refused => Err("connection refused".to_owned()),
             Fate::Lost => {
                 let _ = model.push(addresses, push);
+                Err("no answer in time".to_owned())
+            }
+            Fate::Late => {
+                model.late.push(Late::Push(addresses.to_vec(), push.clone()));
                 Err("no answer in time".to_owned())
             }
         }
