@@ -4,7 +4,7 @@ use crate::fault::{Proxied, Traps};
 use crate::stranger::{post, push, wrapped};
 use crate::support::{Cluster, LIMIT, alone, ended, name, shared, token_of};
 use crate::sweep::ROLE_PATH;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -198,9 +198,11 @@ async fn i6_a_token_that_was_made_for_another_pod_is_refused_though_the_request_
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &wrap)).await;
     assert!(text.contains("the token was made for another pod"), "{text}");
     assert!(!pod.volume.join("token").exists());
-    // Nor is it this request's to the operator. Who has no token to tell it with says it in its last words.
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
-    cluster.kubelet.report_initializing(cluster.plane(), &pod).await.expect("a status");
+    // Whoever gets no token has nobody to tell it to, and says it in its last words.
+    let requests = cluster.requests(&pod.namespace);
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    requests.patch(&name(&request), &PatchParams::default(), &free).await.expect("released");
+    requests.delete(&name(&request), &DeleteParams::default()).await.expect("deleted");
     assert!(!ended(&init).await.success());
     let last = init.termination_message();
     assert!(last.ends_with("; 1 pushes were refused that were not the operator's"), "{last}");
