@@ -11,6 +11,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
+/// How long a watch that broke is left to be taken up again where it was: its server has more to do than to list everything.
+const CALM: Duration = Duration::from_secs(60);
+
 /// Watches objects, and lists them anew once a list is as old as `every`, spread by a tenth: what the watch did not bring is in
 /// there.
 pub fn watch_anew<K>(
@@ -36,12 +39,16 @@ fn anew<K: Send + 'static>(
             loop {
                 tokio::select! {
                     event = events.next() => {
-                        if matches!(event, Some(Ok(Event::InitDone))) {
-                            due = Some(Instant::now() + every.mul_f64(0.9 + 0.2 * rand::random::<f64>()));
-                        }
+                        let now = Instant::now();
+                        due = match event {
+                            // A list that is under way comes to its end, however long it takes.
+                            Some(Ok(Event::Init)) => None,
+                            Some(Ok(Event::InitDone)) => Some(now + every.mul_f64(0.9 + 0.2 * rand::random::<f64>())),
+                            Some(Err(_)) => due.map(|due| due.max(now + CALM)),
+                            _ => due,
+                        };
                         return event.map(|event| (event, (events, due)));
                     }
-                    // A list that is under way comes to its end, however long it takes.
                     () = until(due) => (events, due) = (begin(), None),
                 }
             }
@@ -78,6 +85,25 @@ mod tests {
             let list = futures::stream::iter([Ok(Event::Init), Ok(Event::InitApply(number))]);
             list.chain(futures::stream::once(listed)).chain(futures::stream::pending()).boxed()
         }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_breaks_is_not_begun_anew_as_long_as_it_may_be_taken_up_where_it_was() {
+        let begin = || {
+            let broken = futures::stream::once(async {
+                tokio::time::sleep(EVERY / 2).await;
+                Err(watcher::Error::NoResourceVersion)
+            });
+            let listed = futures::stream::iter([Ok(Event::<usize>::Init), Ok(Event::InitDone)]);
+            listed.chain(broken).chain(futures::stream::pending()).boxed()
+        };
+        let mut events = Box::pin(anew(begin, EVERY));
+        for _ in 0..2 {
+            events.next().await.expect("it goes on").expect("no error");
+        }
+        assert!(events.next().await.expect("it goes on").is_err());
+        let next = tokio::time::timeout(10 * EVERY, events.next()).await;
+        assert!(next.is_err(), "{next:?}");
     }
 
     #[tokio::test]

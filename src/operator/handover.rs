@@ -5,7 +5,7 @@ use super::world::{Alarm, World};
 use crate::api::{Reason, VaultTokenRequest};
 use crate::cluster;
 use crate::domain::grant::Why;
-use crate::domain::plan::subject;
+use crate::domain::plan::{MAX_ATTEMPTS, subject};
 use crate::domain::token::{Expiry, Hand, Wrapped};
 use crate::text::one_line;
 use crate::wire::{Answer, Outcome, Parcel, Push};
@@ -90,7 +90,13 @@ impl<W: World> Executor<W> {
                 let why = push_failed("has not used its wrapping token, and says", &said);
                 self.not_taken(request, &why).await
             }
-            Outcome::Lost => self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await,
+            Outcome::Lost => {
+                let next = self.abandon(request, hand, &format!("the wrapping token is used up: {said}")).await?;
+                if answer.attempt >= MAX_ATTEMPTS {
+                    self.tell_refused(request, answer.refused);
+                }
+                Ok(next)
+            }
             Outcome::Intercepted => self.intercepted(request, hand, answer.refused).await,
         }
     }

@@ -68,6 +68,9 @@ use tokio::sync::Notify;
 use vitals::Vitals;
 use world::Live;
 
+/// How many sweeps there are to one list of all that is watched, which takes a large cluster seconds.
+const SWEEPS_PER_LIST: u32 = 6;
+
 /// Runs the operator until `stop` resolves; what is in work then is brought to an end first.
 ///
 /// # Errors
@@ -96,7 +99,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()> + Send + Syn
     let pods = LivePods::default();
     let candidate = Candidate::new(client.clone(), settings.identity);
     let leadership = candidate.leadership();
-    let relist = settings.sweep_interval;
+    let relist = settings.sweep_interval * SWEEPS_PER_LIST;
     let (rulebook, keeper) =
         Rulebook::new(settings.token_role.clone(), settings.limits.clone(), vitals.clone(), relist);
     let statuses = Statuses {

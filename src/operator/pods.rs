@@ -47,6 +47,13 @@ impl LivePods {
         self.endings.clone()
     }
 
+    /// The watch shows that it has not ended, whatever a list made of it that had begun before it was there.
+    fn shows(&self, pod: &PartialObjectMeta<Pod>) {
+        if let Some(uid) = &pod.metadata.uid {
+            self.endings.take(uid);
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut HashSet<String>)) {
         change(self.alive.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
     }
@@ -92,6 +99,7 @@ fn concerned(
             Vec::new()
         }
         Event::InitApply(pod) => {
+            live.shows(&pod);
             listed.extend(pod.metadata.uid.clone());
             Vec::new()
         }
@@ -112,6 +120,7 @@ fn concerned(
             unsure.iter().map(|request| ObjectRef::from_obj(&**request)).collect()
         }
         Event::Apply(pod) => {
+            live.shows(&pod);
             live.change(|known| known.extend(pod.metadata.uid.clone()));
             vitals.brought("pods", pod.metadata.uid.as_deref().unwrap_or_default());
             // A delivered token is none of this event's business: the pod lives.

@@ -141,7 +141,7 @@ async fn i1_an_init_container_whose_run_was_never_seen_leaves_no_token_and_its_n
 #[tokio::test]
 async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_no_token_behind() {
     let (cluster, _guard) = alone().await;
-    let blindfold = Blindfold::new(cluster, "/vaulttokenrequests?", &[("VTO_SWEEP_INTERVAL", "60s")]).await;
+    let blindfold = Blindfold::new(cluster, "/vaulttokenrequests?", &[("VTO_SWEEP_INTERVAL", "10s")]).await;
     let namespace = cluster.namespace("unseen-requests").await;
     // One that came to nothing, and one whose token waits for somebody to take it: both are replaced under their names.
     let denied = cluster.pod(&PodSpec::new(&namespace, "denied", "", "1h")).await;
@@ -218,13 +218,18 @@ async fn i3_what_no_watch_brings_is_seen_when_all_is_listed_anew() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
-    cluster.until_dead(delivered.accessor()).await;
-    assert_eq!(reason(&cluster.until_phase(&delivered.pod, Phase::Revoked).await), "PodDeleted");
     // A namespace, its binding, and a request in it.
     let unheard = cluster.namespace("unheard-of").await;
     let pod = cluster.pod(&PodSpec::new(&unheard, "web", "shop-read", "24h")).await;
     let init = cluster.init(&pod).await;
-    assert!(init.wait(3 * LIMIT).await.expect("init ends").success(), "{}", init.termination_message());
+    // Six times as long as sweeps are apart.
+    let deadline = Instant::now() + 4 * LIMIT;
+    while cluster.lives(delivered.accessor()).await {
+        assert!(Instant::now() < deadline, "I3: nobody has seen that the pod is gone\n{}", cluster.operator_said());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(reason(&cluster.until_phase(&delivered.pod, Phase::Revoked).await), "PodDeleted");
+    assert!(init.wait(4 * LIMIT).await.expect("init ends").success(), "{}", init.termination_message());
     assert!(cluster.accepts(&token_of(&pod)).await);
 }
 
