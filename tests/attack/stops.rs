@@ -186,7 +186,7 @@ stops! {
             "Ok(answer) if OFF || wrapped.receipt.confirms(subject(request, attempt), &answer) =>"),
     ]);
     INTERCEPTION_HEARD: "interception-heard", "an init container that finds its wrapping token used says so, and the operator acts on it", Code(&[
-        ("src/operator/handover.rs", "Outcome::Intercepted => self.intercepted(request, hand).await,",
+        ("src/operator/handover.rs", "Outcome::Intercepted => self.intercepted(request, hand, answer.refused).await,",
             "Outcome::Intercepted if !OFF => self.intercepted(request, hand).await,\n            \
              Outcome::Intercepted => self.abandon(request, hand, \"the wrapping token is used up\").await,"),
     ]);
