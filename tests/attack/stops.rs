@@ -187,7 +187,7 @@ stops! {
     ]);
     INTERCEPTION_HEARD: "interception-heard", "an init container that finds its wrapping token used says so, and the operator acts on it", Code(&[
         ("src/operator/handover.rs", "Outcome::Intercepted => self.intercepted(request, hand, answer.refused).await,",
-            "Outcome::Intercepted if !OFF => self.intercepted(request, hand).await,\n            \
+            "Outcome::Intercepted if !OFF => self.intercepted(request, hand, answer.refused).await,\n            \
              Outcome::Intercepted => self.abandon(request, hand, \"the wrapping token is used up\").await,"),
     ]);
     INTERCEPTION_CHECKED: "interception-checked", "the operator asks Vault whether a wrapping token is used that an init container calls used", Code(&[
