@@ -149,11 +149,7 @@ async fn i6_pushes_beside_the_operators_own_are_refused_and_counted_once() {
     let answered = Traps::default();
     answered.set(Method::POST, PUSH_PATH, 0, Fault::After(Break::Silence));
     way.follow(answered.script());
-    let deadline = Instant::now() + LIMIT;
-    while !pod.volume.join("token").exists() {
-        assert!(Instant::now() < deadline, "{}", cluster.init_log(&pod));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    cluster.until_stored(&pod).await;
     let (_, text) = post(&pod, PUSH_PATH, &push(&request, &invented)).await;
     assert!(text.contains("another wrapping token of this attempt was opened"), "{text}");
     way.follow(|_| Fault::None);

@@ -2,13 +2,13 @@
 
 use crate::fault::{Proxied, Traps};
 use crate::stranger::Rogue;
-use crate::support::{Cluster, LIMIT, alone, by_status, condition, ended, name, reason, request_for, shared, token_of};
+use crate::support::{Cluster, alone, by_status, condition, ended, name, reason, request_for, shared, token_of};
 use crate::who::{Who, powerful};
 use kube::api::PostParams;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use testbed::control_plane::BearerToken;
 use testbed::kubelet::{INIT_PORT, PodHandle, PodSpec};
 use testbed::proxy::{Break, Fault, Proxy};
@@ -175,10 +175,8 @@ async fn an_init_container_that_is_killed_once_it_has_used_its_wrapping_token_is
         let status = first.status.as_ref().expect("a status");
         let accessors = [&status.wrapping_accessor, &status.token_accessor].map(|accessor| recorded(accessor.as_ref()));
         cluster.until_dead(&accessors[0]).await;
-        let deadline = Instant::now() + LIMIT;
-        while stored && !pod.volume.join("token").exists() {
-            assert!(Instant::now() < deadline, "nothing is stored: {}", cluster.init_log(&pod));
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        if stored {
+            cluster.until_stored(&pod).await;
         }
         init.kill();
         assert_eq!(pod.volume.join("token").exists(), stored);

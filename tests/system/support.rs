@@ -206,27 +206,29 @@ impl Cluster {
     /// Waits until the operator that was started last has decided what to do about the pod's first request in this phase; gives the
     /// step.
     pub async fn until_decided(&self, pod: &PodHandle, phase: &str) -> String {
-        let name = request_name(&pod.name, &pod.uid, 0);
-        let decided =
-            |line: &Value| line["message"] == "decided" && line["request"] == name.as_str() && line["phase"] == phase;
         let deadline = Instant::now() + LIMIT;
         loop {
-            let log = self.system.operator_logs().pop().expect("a log");
-            if let Some(line) = lines_of(&log).into_iter().find(decided) {
+            if let Some(line) = self.decisions(pod).into_iter().find(|line| line["phase"] == phase) {
                 return line["step"].as_str().expect("a step").to_owned();
             }
-            assert!(Instant::now() < deadline, "nothing was decided about {name} in the phase {phase}");
+            assert!(Instant::now() < deadline, "nothing was decided about {} in the phase {phase}", pod.name);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// When the present operator decided on this step for the pod's first request.
     pub fn decided(&self, pod: &PodHandle, step: &str) -> Vec<Timestamp> {
+        let of_step = |line: &Value| line["step"].as_str().is_some_and(|said| said.starts_with(step));
+        let taken = self.decisions(pod).into_iter().filter(of_step);
+        taken.map(|line| line["timestamp"].as_str().expect("a time").parse().expect("a time")).collect()
+    }
+
+    /// The present operator's lines about what it decided for the pod's first request.
+    fn decisions(&self, pod: &PodHandle) -> Vec<Value> {
         let name = request_name(&pod.name, &pod.uid, 0);
         let log = self.system.operator_logs().pop().expect("a log");
-        let lines = lines_of(&log).into_iter().filter(|line| line["message"] == "decided" && line["request"] == *name);
-        let taken = lines.filter(|line| line["step"].as_str().is_some_and(|said| said.starts_with(step)));
-        taken.map(|line| line["timestamp"].as_str().expect("a time").parse().expect("a time")).collect()
+        let lines = lines_of(&log).into_iter();
+        lines.filter(|line| line["message"] == "decided" && line["request"] == *name).collect()
     }
 
     /// Such lines of the API server's audit log.
@@ -255,6 +257,15 @@ impl Cluster {
     pub async fn request(&self, pod: &PodHandle, digit: u8) -> Option<VaultTokenRequest> {
         let name = request_name(&pod.name, &pod.uid, digit);
         self.requests(&pod.namespace).get_opt(&name).await.expect("an answer")
+    }
+
+    /// Waits until there is a token file in the pod's volume.
+    pub async fn until_stored(&self, pod: &PodHandle) {
+        let deadline = Instant::now() + LIMIT;
+        while !pod.volume.join("token").exists() {
+            assert!(Instant::now() < deadline, "nothing is stored: {}", self.init_log(pod));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until the pod's first request is in this phase.
