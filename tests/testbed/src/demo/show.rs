@@ -164,7 +164,7 @@ impl Rows {
         loop {
             let text = std::fs::read_to_string(&self.log).map_err(Error::path("could not read", &self.log))?;
             let shown = self.shown.load(std::sync::atomic::Ordering::Relaxed);
-            let rows: Vec<&str> = text.lines().skip(shown).collect();
+            let rows: Vec<&str> = written(&text).skip(shown).collect();
             for row in &rows {
                 report::output(&format!("  {row}"));
             }
@@ -181,5 +181,22 @@ impl Rows {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// The rows that are complete: kubectl writes one in several pieces.
+fn written(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').filter_map(|row| row.strip_suffix('\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::written;
+
+    #[test]
+    fn a_row_is_shown_once_all_of_it_is_written() {
+        let rows = |text| written(text).collect::<Vec<_>>();
+        assert_eq!(rows("NAME   PHASE\nweb-0"), ["NAME   PHASE"]);
+        assert_eq!(rows("NAME   PHASE\nweb-0   Delivered\n"), ["NAME   PHASE", "web-0   Delivered"]);
     }
 }
