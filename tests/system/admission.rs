@@ -260,8 +260,7 @@ async fn a_status_that_somebody_forged_while_nothing_kept_him_off_costs_nobody_e
     assert!(cluster.accepts(&victim.token).await, "I7");
     mend(cluster).await;
     // The attacker's own token is recorded nowhere now: the sweep sees to it.
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     cluster.until_dead(attacker.accessor()).await;
     cluster.until_healthy("admission: in force").await;
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -394,8 +393,7 @@ async fn i4_nothing_is_made_while_the_admission_policy_is_missing_weakened_or_no
 
     // In so many words it can be done without.
     cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "vault-token-requests"]).await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_TRUST_UNVERIFIED_REQUESTS", "true")]).await.expect("the operator starts");
+    cluster.restart(&[("VTO_TRUST_UNVERIFIED_REQUESTS", "true")]).await;
     cluster.until_healthy("nothing checks who creates requests (--trust-unverified-requests)").await;
     assert_eq!(said(cluster, "INFO", in_force), Vec::<String>::new());
     assert_eq!(said(cluster, "WARN", waived).len(), 1);

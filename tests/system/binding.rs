@@ -148,8 +148,7 @@ async fn until_told(cluster: &Cluster, pod: &PodHandle, reason: &str, words: &st
 #[tokio::test]
 async fn a_token_that_loses_its_grant_is_revoked_after_its_grace_period_unless_it_has_it_back() {
     let (cluster, _guard) = alone().await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_GRANT_GRACE", "6s")]).await.expect("the operator starts");
+    cluster.restart(&[("VTO_GRANT_GRACE", "6s")]).await;
     let lost = |request: &VaultTokenRequest| reason(request) == "GrantLost";
     let mut losing = Vec::new();
     for way in LOSSES {
@@ -202,8 +201,7 @@ async fn many_tokens_that_lose_their_grants_at_once_are_kept_until_a_person_says
         assert!(cluster.accepts(&pod.token).await);
     }
     cluster.assert_counted(&["tokens_ungranted 3"]).await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[grace]).await.expect("the operator starts");
+    cluster.restart(&[grace]).await;
     for pod in &delivered {
         cluster.until_phase(&pod.pod, Phase::Revoked).await;
     }
@@ -593,8 +591,7 @@ async fn explain_reads_the_way_of_delivery_from_a_pods_manifest() {
 async fn explain_goes_by_the_operators_settings() {
     let (cluster, _guard) = alone().await;
     let settings = [("VTO_DEFAULT_TTL", "5m"), ("VTO_MAX_TTL", "20m")];
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    cluster.restart(&settings).await;
     let namespace = cluster.namespace("explained-settings").await;
     let mut spec = PodSpec::new(&namespace, "long", "shop-read", "1h");
     let text = explained(cluster, &settings, &spec).await;

@@ -138,8 +138,7 @@ async fn the_kill_switch_takes_every_token_and_makes_no_more() {
 
 /// Starts the operator with another login, at a mount of the test's own, and kills it as the document says of that login.
 async fn kills_with(cluster: &Cluster, login: &str, named: &str, instead: &str, settings: &[(&str, String)]) {
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&borrowed(settings)).await.expect("the operator starts");
+    cluster.restart(&borrowed(settings)).await;
     let namespace = cluster.namespace(&format!("killed-{}", settings[0].1)).await;
     let commands = commands_for(login);
     assert!(commands.iter().any(|command| command.contains(named)), "{named} is in none of {commands:?}");

@@ -168,8 +168,7 @@ async fn rule_7_a_pod_whose_init_container_runs_again_keeps_its_newest_token_onl
 #[tokio::test]
 async fn finished_requests_are_deleted_after_their_retention() {
     let (cluster, _guard) = alone().await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_RETENTION", "2s")]).await.expect("the operator starts");
+    cluster.restart(&[("VTO_RETENTION", "2s")]).await;
     let namespace = cluster.namespace("retention").await;
     let gone = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "1h")).await;
     let alive = cluster.deliver(&PodSpec::new(&namespace, "alive", "shop-read", "1h")).await;

@@ -23,8 +23,7 @@ const SHORT: [&str; 2] = ["2s", "5s"];
 
 /// Starts the operator anew with these settings and lets it do its whole job once.
 async fn serves(cluster: &Cluster, namespace: &str, settings: &[(&str, &str)]) {
-    cluster.system.kill_operator();
-    cluster.system.start_operator(settings).await.expect("the operator starts");
+    cluster.restart(settings).await;
     let namespace = cluster.namespace(namespace).await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
@@ -344,8 +343,7 @@ fn said(cluster: &Cluster, words: &str) -> bool {
 
 /// Starts the operator anew with these settings, with which it cannot log in; its health says all of these words.
 async fn is_told(cluster: &Cluster, settings: &[(&str, &str)], words: &[&str]) {
-    cluster.system.kill_operator();
-    cluster.system.start_operator(settings).await.expect("the operator starts");
+    cluster.restart(settings).await;
     cluster.until_health(&words.join(", "), |text| words.iter().all(|word| text.contains(word))).await;
 }
 
@@ -442,8 +440,7 @@ async fn a_vault_that_wants_client_certificates_lets_operator_and_init_in_with_o
     is_told(cluster, &borrowed(std::slice::from_ref(&strict)), &["received fatal alert", "VAULT_CLIENT_CERT"]).await;
     let certificate = presenting(cluster.system.testbed().run().pki(), "anybody");
     let settings = [&[strict][..], &certificate].concat();
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&borrowed(&settings)).await.expect("the operator starts");
+    cluster.restart(&borrowed(&settings)).await;
     let namespace = cluster.namespace("strict").await;
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;
     let init = cluster.init_with(&pod, &borrowed(&settings)).await;
@@ -501,8 +498,7 @@ async fn nobody_follows_a_vault_that_leads_elsewhere() {
     cluster.ended_well(&pod, &init).await;
     assert_eq!(followed.load(Ordering::Relaxed), 0, "it was followed");
     // And so it would have been seen.
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VAULT_ADDR", &elsewhere.url())]).await.expect("the operator starts");
+    cluster.restart(&[("VAULT_ADDR", &elsewhere.url())]).await;
     cluster.until_healthy("vault: logged in\n").await;
     assert_ne!(followed.load(Ordering::Relaxed), 0);
 }
@@ -578,8 +574,7 @@ async fn a_vault_namespace_has_all_that_the_operator_needs() {
         vault.request(Method::POST, &path, Some(&body)).await.expect("an answer").0.is_success()
     };
     assert!(orphan_lives().await);
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&borrowed(&settings)).await.expect("the operator starts");
+    cluster.restart(&borrowed(&settings)).await;
     cluster.until_healthy("vault rights: as needed").await;
     cluster.until_healthy(" 1 without a request revoked").await;
     assert!(!orphan_lives().await);

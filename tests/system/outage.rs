@@ -120,8 +120,7 @@ async fn an_operator_that_dies_between_record_and_delivery_starts_over() {
     cluster.ask(&pod, |_| ()).await;
     let issued = cluster.until_phase(&pod, Phase::Issued).await;
     let first = issued.status.expect("a status").token_accessor.expect("an accessor");
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     cluster.until_dead(&first).await;
     let again = |request: &vault_token_operator::api::VaultTokenRequest| {
         request.status.as_ref().is_some_and(|status| status.attempts == 2 && status.phase == Some(Phase::Issued))

@@ -153,8 +153,7 @@ async fn an_init_container_whose_wrapping_token_somebody_else_used_says_so_and_t
 async fn an_init_container_that_is_killed_once_it_has_used_its_wrapping_token_is_no_alarm() {
     let (cluster, _guard) = alone().await;
     // One that has counted nothing yet.
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     let namespace = cluster.namespace("killed-midway").await;
     // Vault has opened it and its answer is on its way; or the token is in the files, and the answer to the operator is.
     for (name, stored) in [("opened", false), ("stored", true)] {
@@ -224,8 +223,7 @@ async fn an_interception_that_is_none_raises_no_alarm() {
 #[tokio::test]
 async fn whoever_answers_without_the_receipt_confirms_and_reports_nothing() {
     let (cluster, _guard) = alone().await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     let namespace = cluster.namespace("no-receipt").await;
     let played = Played::new(cluster, &namespace).await;
     for outcome in [Outcome::Stored, Outcome::Intercepted] {
@@ -341,8 +339,7 @@ async fn a_pod_that_cannot_be_reached_takes_its_token_from_the_status() {
 async fn an_answer_is_not_written_to_another_request_of_its_name() {
     let (cluster, _guard) = alone().await;
     // One that has counted nothing yet.
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     let namespace = cluster.namespace("answers-late").await;
     cluster.system.allow_status_delivery(&namespace).await.expect("a role");
     let pod = cluster.pod(&PodSpec::new(&namespace, "web", "shop-read", "1h")).await;

@@ -95,8 +95,7 @@ async fn i9_no_token_is_in_a_log_an_event_a_status_or_an_error_at_trace_level() 
     cluster.ask(&waits, |_| ()).await;
     cluster.until_phase(&waits, Phase::Issued).await;
     cluster.vault().seal().await.expect("sealed");
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     cluster.until_healthy("not logged in to Vault").await;
     let told_meanwhile = told(cluster).await;
     cluster.vault().unseal().await.expect("unsealed");

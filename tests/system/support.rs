@@ -121,6 +121,12 @@ impl Cluster {
         }
     }
 
+    /// Kills the operator, and starts it anew with these settings.
+    pub async fn restart(&self, settings: &[(&str, &str)]) {
+        self.system.kill_operator();
+        self.system.start_operator(settings).await.expect("the operator starts");
+    }
+
     pub fn plane(&self) -> &ControlPlane {
         self.system.testbed().control_plane()
     }

@@ -205,8 +205,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
         cluster.kubelet.report_running(cluster.plane(), pod).await.expect("a status");
     }
     cluster.until_described("pod", "web-0", &namespace, "OrphanKept").await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     // For good, and not only until a second look: that the pods run with them is seen, and what to do is said of each.
     let deadline = Instant::now() + LIMIT;
     let names: HashSet<_> = pods[..PODS].iter().map(|pod| pod.name.clone()).collect();
@@ -226,8 +225,7 @@ async fn i7_a_restored_etcd_costs_no_running_pod_its_token() {
     for pod in &pods {
         cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
     }
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     cluster.until_live(&namespace, 0).await;
 }
 
@@ -254,8 +252,7 @@ async fn more_orphans_than_can_be_left_by_accident_are_kept_until_a_person_says_
     for accessor in &orphans {
         assert!(said.contains(accessor.as_str()), "{said}");
     }
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     cluster.until_live(&namespace, 0).await;
 }
 
@@ -327,8 +324,7 @@ async fn a_sweep_that_breaks_off_says_what_it_has_done_and_is_repeated_soon() {
 #[tokio::test]
 async fn an_operator_that_may_not_list_tokens_says_so_and_goes_on() {
     let (cluster, _guard) = alone().await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[("VTO_VAULT_SWEEP_ROLE", "no-such-role")]).await.expect("the operator starts");
+    cluster.restart(&[("VTO_VAULT_SWEEP_ROLE", "no-such-role")]).await;
     let health = cluster.until_healthy("may not list tokens").await;
     assert!(health.starts_with("ok") && health.contains("config/vault/"), "{health}");
     cluster.assert_counted(&["sweeps_total{result=\"forbidden\"} 1", "sweep_permitted 0", "leader 1"]).await;

@@ -58,6 +58,21 @@ impl Blindfold {
     }
 }
 
+/// A watch's path, and how often it was taken up while it brought nothing.
+type Muted = (&'static str, Arc<AtomicUsize>);
+
+/// From now on these watches go on, are taken up again and again, and bring nothing.
+fn mute(proxied: &Proxied, watches: &[Muted]) {
+    let watches = watches.to_vec();
+    proxied.api.follow(move |call| match watches.iter().find(|(kind, _)| is(call, &format!("/{kind}?"))) {
+        Some((_, begun)) => {
+            begun.fetch_add(1, Ordering::AcqRel);
+            Fault::Watch(WatchFault::Muted)
+        }
+        None => Fault::None,
+    });
+}
+
 async fn until(happened: &AtomicBool, what: &str) {
     let deadline = Instant::now() + LIMIT;
     while !happened.load(Ordering::Acquire) {
@@ -195,26 +210,19 @@ async fn i1_i2_a_request_that_was_replaced_unseen_by_another_of_its_name_leaves_
 /// No watch brings anything any more, and nobody owes news: nothing was written.
 #[tokio::test]
 async fn i3_what_no_watch_brings_is_seen_when_all_is_listed_anew() {
-    const WATCHES: [&str; 4] = ["/vaulttokenrequests?", "/pods?", "/vaultpolicybindings?", "/namespaces?"];
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("listed-anew").await;
     let proxied = Proxied::new(cluster).await;
     proxied.start_with(cluster, &[("VTO_SWEEP_INTERVAL", "10s")]).await;
     cluster.until_healthy("this replica leads").await;
     let delivered = cluster.deliver(&PodSpec::new(&namespace, "gone", "shop-read", "24h")).await;
-    let begun: Arc<[AtomicUsize; 4]> = Arc::default();
-    let counted = Arc::clone(&begun);
-    proxied.api.follow(move |call| match WATCHES.iter().position(|kind| is(call, kind)) {
-        Some(number) => {
-            counted[number].fetch_add(1, Ordering::AcqRel);
-            Fault::Watch(WatchFault::Muted)
-        }
-        None => Fault::None,
-    });
+    let watches =
+        ["vaulttokenrequests", "pods", "vaultpolicybindings", "namespaces"].map(|kind| (kind, Arc::default()));
+    mute(&proxied, &watches);
     // The last watches that bring something come to their ends.
     let deadline = Instant::now() + 2 * LIMIT;
-    while begun.iter().any(|begun| begun.load(Ordering::Acquire) == 0) {
-        assert!(Instant::now() < deadline, "not all are muted: {begun:?}");
+    while watches.iter().any(|(_, begun)| begun.load(Ordering::Acquire) == 0) {
+        assert!(Instant::now() < deadline, "not all are muted: {watches:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     cluster.kubelet.remove(cluster.plane(), &delivered.pod).await.expect("removed");
@@ -233,11 +241,10 @@ async fn i3_what_no_watch_brings_is_seen_when_all_is_listed_anew() {
     assert!(cluster.accepts(&token_of(&pod)).await);
 }
 
-/// The operator's watches go on, are taken up again and again, and bring nothing: no call breaks, and a new start alone would mend it.
+/// No call breaks, and a new start alone would mend it.
 #[tokio::test]
 async fn watches_that_bring_nothing_of_what_has_changed_are_a_fault() {
     const FAULT: Duration = Duration::from_secs(300);
-    const WATCHES: [&str; 2] = ["vaultpolicybindings", "vaulttokenrequests"];
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("muted").await;
     let proxied = Proxied::new(cluster).await;
@@ -250,19 +257,6 @@ async fn watches_that_bring_nothing_of_what_has_changed_are_a_fault() {
     let spec = json!({ "subjects": [subject], "policies": ["shop-read"] });
     cluster.system.bind_policies("muted-meanwhile", &spec).await.expect("a binding");
     cluster.until_said(&["get", "vpb", "muted-meanwhile", "-o", "wide"], "NoNamespaceMatches").await;
-    let begun: Arc<[AtomicUsize; 2]> = Arc::default();
-    let mute = |muted: Vec<&'static str>| {
-        let begun = Arc::clone(&begun);
-        proxied.api.follow(move |call| {
-            match WATCHES.iter().position(|kind| muted.contains(kind) && is(call, &format!("/{kind}?"))) {
-                Some(number) => {
-                    begun[number].fetch_add(1, Ordering::AcqRel);
-                    Fault::Watch(WatchFault::Muted)
-                }
-                None => Fault::None,
-            }
-        });
-    };
     let until = async |what: &str, holds: &dyn Fn(StatusCode, &str) -> bool| {
         let deadline = Instant::now() + FAULT;
         loop {
@@ -274,21 +268,20 @@ async fn watches_that_bring_nothing_of_what_has_changed_are_a_fault() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    let watched = |number: usize| begun[number].load(Ordering::Acquire);
-    let mut muted = WATCHES.to_vec();
-    mute(muted.clone());
+    let mut muted =
+        vec![("vaultpolicybindings", Arc::<AtomicUsize>::default()), ("vaulttokenrequests", Arc::default())];
+    mute(&proxied, &muted);
     // The last watch that brings something comes to its end.
-    until("muted watch of bindings", &|_, _| watched(0) > 0).await;
+    until("muted watch of bindings", &|_, _| muted[0].1.load(Ordering::Acquire) > 0).await;
     cluster.kubectl(&["create", "namespace", "muted-meanwhile"]).await;
     let fault = |kind: &str| format!("the watch of {kind} does not bring what has changed for");
     while !muted.is_empty() {
-        let named = |text: &str| muted.iter().position(|kind| text.starts_with(&fault(kind)));
+        let named = |text: &str| muted.iter().position(|(kind, _)| text.starts_with(&fault(kind)));
         let is_told = |status, text: &str| status == StatusCode::SERVICE_UNAVAILABLE && named(text).is_some();
         let told = until("fault", &is_told).await;
-        let kind = muted.remove(named(&told).expect("one of them"));
-        let number = WATCHES.iter().position(|watch| *watch == kind).expect("one of them");
-        assert!(watched(number) > 3, "{kind}: it was taken up again");
-        mute(muted.clone());
+        let (kind, watched) = muted.remove(named(&told).expect("one of them"));
+        assert!(watched.load(Ordering::Acquire) > 3, "{kind}: it was taken up again");
+        mute(&proxied, &muted);
     }
     let text = until("health", &|status, _| status == StatusCode::OK).await;
     assert_eq!(text, "ok\n", "they bring it");

@@ -34,8 +34,7 @@ async fn requests_with_huge_metadata_cost_the_operator_no_memory() {
     };
     let before = mebibytes(cluster).await;
     stream::iter(0..REQUESTS).for_each_concurrent(4, create).await;
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&[]).await.expect("the operator starts");
+    cluster.restart(&[]).await;
     let after = mebibytes(cluster).await;
     // A page of them is there for a moment while they are listed.
     let limit = (REQUESTS * ANNOTATIONS) as u64 >> 20;
@@ -52,8 +51,7 @@ async fn pods_with_huge_metadata_cost_the_operator_little_memory_even_while_they
     let (cluster, _guard) = alone().await;
     let namespace = cluster.namespace("heavy-pods").await;
     let peak = async || {
-        cluster.system.kill_operator();
-        cluster.system.start_operator(&[]).await.expect("the operator starts");
+        cluster.restart(&[]).await;
         mebibytes(cluster).await;
         cluster.system.operator_peak_memory().expect("a number").expect("an operator") >> 20
     };

@@ -61,6 +61,11 @@ impl Scrape {
         let value = self.0.get(&format!("vault_token_operator_{series}"));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
+
+    /// Whether each of these series has this value.
+    pub fn tells(&self, values: &[(&str, f64)]) -> bool {
+        values.iter().all(|(series, value)| self.value(series) == *value)
+    }
 }
 
 /// The series of one replica, with the label by which Prometheus tells it apart.

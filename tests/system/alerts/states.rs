@@ -42,8 +42,7 @@ const WELL: [(&str, f64); 5] = [
 /// All of them, and what a replica tells that stands by. The last one of an operator's states is followed by another operator.
 pub async fn all(cluster: &Cluster) -> (Vec<Case>, Scrape) {
     start(cluster, &[]).await;
-    let well =
-        until(cluster, "all is well", |scrape| WELL.iter().all(|(series, value)| scrape.value(series) == *value)).await;
+    let well = until(cluster, "all is well", |scrape| scrape.tells(&WELL)).await;
     let (stopped, standby) = Stopped::new(cluster).await;
     let mut cases = vec![usual(cluster).await, denied(cluster).await, token_gone(cluster).await];
     cases.extend(intercepted(cluster).await);
@@ -107,14 +106,13 @@ impl Stopped {
 
 /// Starts the operator anew; gives what it tells once it leads.
 async fn start(cluster: &Cluster, settings: &[(&str, &str)]) -> Scrape {
-    cluster.system.kill_operator();
-    cluster.system.start_operator(settings).await.expect("the operator starts");
+    cluster.restart(settings).await;
     until(cluster, "it leads", steady).await
 }
 
 /// It works.
 fn steady(scrape: &Scrape) -> bool {
-    scrape.value("leader") == 1.0 && scrape.value("admission_in_force") == 1.0
+    scrape.tells(&[("leader", 1.0), ("admission_in_force", 1.0)])
 }
 
 /// What the operator tells once this holds of it.
@@ -256,11 +254,9 @@ async fn unchecked(cluster: &Cluster) -> Case {
 /// Nothing is checked, and that was meant.
 async fn waived(cluster: &Cluster) -> Case {
     let settings = [("VTO_TRUST_UNVERIFIED_REQUESTS", "true")];
-    cluster.system.kill_operator();
-    cluster.system.start_operator(&settings).await.expect("the operator starts");
+    cluster.restart(&settings).await;
     let works = [("admission_waived", 1.0), ("leader", 1.0), ("vault_available", 1.0)];
-    let waived = |scrape: &Scrape| works.iter().all(|(series, value)| scrape.value(series) == *value);
-    let after = until(cluster, "it works though nothing is checked", waived).await;
+    let after = until(cluster, "it works though nothing is checked", |scrape| scrape.tells(&works)).await;
     Case { name: "no admission policy wanted", before: after.clone(), after, fires: vec![] }
 }
 
@@ -358,10 +354,8 @@ async fn outage(cluster: &Cluster) -> [Case; 3] {
     let asked = Instant::now();
     let remove = async |pod| cluster.kubelet.remove(cluster.plane(), pod).await.expect("removed");
     stream::iter(gone.iter().map(|delivered| &delivered.pod)).for_each_concurrent(3, remove).await;
-    let away = |scrape: &Scrape| {
-        let state = [("vault_available", 0.0), ("tokens_outliving_pods", 3.0), ("queue_depth", 0.0)];
-        state.iter().all(|(series, value)| scrape.value(series) == *value)
-    };
+    let state = [("vault_available", 0.0), ("tokens_outliving_pods", 3.0), ("queue_depth", 0.0)];
+    let away = |scrape: &Scrape| scrape.tells(&state);
     until(cluster, "Vault is away", away).await;
     stream::iter(&crowd).for_each_concurrent(16, remove).await;
     tokio::time::sleep(OUTAGE.saturating_sub(asked.elapsed())).await;
@@ -414,12 +408,8 @@ async fn sweep_fails(cluster: &Cluster) -> Case {
     cluster.vault().pause();
     let before = start(cluster, &[]).await;
     until(cluster, "the sweep waits for Vault", |scrape| scrape.value("sweep_overdue_seconds") >= 1.0).await;
-    let over = |scrape: &Scrape| {
-        [("sweeps_total{result=\"failed\"}", 1.0), ("sweep_overdue_seconds", 0.0)]
-            .iter()
-            .all(|(series, value)| scrape.value(series) == *value)
-    };
-    let after = until(cluster, "the sweep failed", over).await;
+    let over = [("sweeps_total{result=\"failed\"}", 1.0), ("sweep_overdue_seconds", 0.0)];
+    let after = until(cluster, "the sweep failed", |scrape| scrape.tells(&over)).await;
     cluster.vault().resume();
     let fires = vec!["VaultTokenOperatorVaultUnavailable", "VaultTokenSweepFailing"];
     Case { name: "a sweep that cannot ask", before, after, fires }
@@ -431,11 +421,7 @@ async fn no_leader(cluster: &Cluster, before: Scrape) -> Case {
     let held = json!({ "spec": { "holderIdentity": "somebody", "leaseDurationSeconds": 3600 } }).to_string();
     cluster.kubectl(&[["patch"].as_slice(), &lease, &["--type=merge", "-p", &held]].concat()).await;
     cluster.system.start_operator(&[]).await.expect("the operator starts");
-    let standing_by = |scrape: &Scrape| {
-        [("leader", 0.0), ("admission_in_force", 1.0), ("vault_available", 1.0)]
-            .iter()
-            .all(|(series, value)| scrape.value(series) == *value)
-    };
-    let after = until(cluster, "it stands by", standing_by).await;
+    let standing_by = [("leader", 0.0), ("admission_in_force", 1.0), ("vault_available", 1.0)];
+    let after = until(cluster, "it stands by", |scrape| scrape.tells(&standing_by)).await;
     Case { name: "nobody leads", before, after, fires: vec!["VaultTokenOperatorNoLeader"] }
 }
