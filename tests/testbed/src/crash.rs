@@ -11,7 +11,6 @@ use rustix::process::Signal;
 
 use crate::error::Error;
 use crate::load::{Load, Outcome, Plan};
-use crate::port;
 use crate::project::Binaries;
 use crate::proxy::{Break, Call, Fault, Proxy};
 use crate::report;
@@ -192,17 +191,12 @@ async fn kill(load: &Load, points: &[String], times: usize, lossy: &str) -> Resu
 
 /// Runs the operator until it is dead; gives whether it came to its point. An error says that it ended in any other way.
 async fn run_into(load: &Load, settings: &[(&str, &str)]) -> Result<bool, Error> {
-    let mut attempt = 1;
-    loop {
-        let (process, _) = load.system.spawn_operator(settings)?;
-        let reached = process.wait(REACH_LIMIT).await.is_ok();
-        process.kill();
-        let other_end = process.exit_status().filter(|status| !is_kill(*status)).map(|status| process.ended(status));
-        match other_end {
-            None => return Ok(reached),
-            Some(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
-            Some(error) => return Err(error),
-        }
+    let (process, _) = load.system.spawn_operator(settings)?;
+    let reached = process.wait(REACH_LIMIT).await.is_ok();
+    process.kill();
+    match process.exit_status().filter(|status| !is_kill(*status)) {
+        None => Ok(reached),
+        Some(status) => Err(process.ended(status)),
     }
 }
 

@@ -132,12 +132,6 @@ impl Error {
             _ => format!("{self:?}"),
         }
     }
-
-    /// Whether a component ended because another process had taken its port meanwhile.
-    pub(crate) fn port_was_taken(&self) -> bool {
-        // Go and Rust write it differently.
-        matches!(self, Self::Ended { tail, .. } if tail.to_lowercase().contains("address already in use"))
-    }
 }
 
 /// Written by hand, because tests show errors by `unwrap`: log lines stay lines, and causes are shown.

@@ -171,19 +171,11 @@ impl System {
 
     /// Starts the operator, and waits until it is ready. `settings` are further environment variables.
     pub async fn start_operator(&self, settings: &[(&str, &str)]) -> Result<(), Error> {
-        let mut attempt = 1;
-        loop {
-            let (process, health) = self.spawn_operator(settings)?;
-            let client = plain_client()?;
-            match process.wait_until_ready(READY_LIMIT, || ready(&client, &health)).await {
-                Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    *self.operator() = Some(Operator { process, health });
-                    return Ok(());
-                }
-            }
-        }
+        let (process, health) = self.spawn_operator(settings)?;
+        let client = plain_client()?;
+        process.wait_until_ready(READY_LIMIT, || ready(&client, &health)).await?;
+        *self.operator() = Some(Operator { process, health });
+        Ok(())
     }
 
     /// Starts the operator and waits for nothing; gives its process, and the address of its health endpoint.

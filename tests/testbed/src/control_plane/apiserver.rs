@@ -46,20 +46,10 @@ pub(super) struct ApiServer {
 impl ApiServer {
     pub(super) async fn start(run: &Run, folder: &Path, binary: &Path, etcd: &Etcd) -> Result<Self, Error> {
         let files = Files::issue(run)?;
-        for _ in 1..port::ATTEMPTS {
-            match Self::start_once(run, folder, binary, etcd, &files).await {
-                Err(error) if error.port_was_taken() => {}
-                outcome => return outcome,
-            }
-        }
-        Self::start_once(run, folder, binary, etcd, &files).await
-    }
-
-    async fn start_once(run: &Run, folder: &Path, binary: &Path, etcd: &Etcd, files: &Files) -> Result<Self, Error> {
         let [port] = port::free()?;
         let ca = run.pki().ca().clone();
         crate::pki::write(&audit_policy(folder), AUDIT_POLICY)?;
-        let arguments = arguments(run.address(), port, etcd.url(), &ca.path, files, folder);
+        let arguments = arguments(run.address(), port, etcd.url(), &ca.path, &files, folder);
         let access = Access { url: format!("https://{}:{port}", run.address()), ca, admin: files.admin.clone() };
         let process = Mutex::new(Arc::new(spawn(binary, folder, &arguments)?));
         let (binary, folder, token_signing) = (binary.to_owned(), folder.to_owned(), files.token_signing.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::error::Error;
-use crate::pki::{KeyPairFiles, Usage};
+use crate::pki::Usage;
 use crate::port;
 use crate::process::{self, Process};
 use crate::run::Run;
@@ -34,22 +34,11 @@ pub(super) struct Etcd {
 impl Etcd {
     pub(super) async fn start(run: &Run, folder: &Path, binary: &Path) -> Result<Self, Error> {
         let peer = run.pki().issue("etcd", Usage::Peer)?;
-        for _ in 1..port::ATTEMPTS {
-            match Self::start_once(run, folder, binary, &peer).await {
-                Err(error) if error.port_was_taken() => {}
-                outcome => return outcome,
-            }
-        }
-        Self::start_once(run, folder, binary, &peer).await
-    }
-
-    async fn start_once(run: &Run, folder: &Path, binary: &Path, peer: &KeyPairFiles) -> Result<Self, Error> {
         let [client_port, peer_port] = port::free()?;
         let address = run.address();
         let url = format!("https://{address}:{client_port}");
         let peer_url = format!("https://{address}:{peer_port}");
-        // A folder for each attempt: what one has written names its ports.
-        let data = folder.join(format!("etcd-{client_port}"));
+        let data = folder.join("etcd-data");
         let mut arguments: Vec<OsString> = vec!["--data-dir".into(), data.clone().into()];
         arguments.extend(["--name", "testbed", "--logger", "zap", "--log-level", "warn"].map(Into::into));
         // The data need not outlive the machine.

@@ -321,17 +321,11 @@ struct Launched {
 async fn launch(run: &Run, binaries: &Binaries, name: &str, other: Option<&Config>) -> Result<Launched, Error> {
     let (pki, folder) = (run.pki(), run.folder(name)?);
     let server = pki.issue(name, Usage::Server(&["vault", "vault.vault.svc"]))?;
-    let mut attempt = 1;
-    loop {
-        let config = Config::write(&folder, binaries.kind(), &server, pki.ca(), run.address(), port::free()?, other)?;
-        let api = Api::new(config.address(), pki.ca())?;
-        let process = spawn(binaries, &config)?;
-        match wait_until_listening(&process, &api).await {
-            Err(error) if error.port_was_taken() && attempt < port::ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error),
-            Ok(()) => return Ok(Launched { config, api, process }),
-        }
-    }
+    let config = Config::write(&folder, binaries.kind(), &server, pki.ca(), run.address(), port::free()?, other)?;
+    let api = Api::new(config.address(), pki.ca())?;
+    let process = spawn(binaries, &config)?;
+    wait_until_listening(&process, &api).await?;
+    Ok(Launched { config, api, process })
 }
 
 fn spawn(binaries: &Binaries, config: &Config) -> Result<Process, Error> {
